@@ -50,9 +50,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, n_boot: int =
     return bootstrap_mean(a - b, seed, n_boot)
 
 
-def block_bootstrap(
-    values: np.ndarray, weights: np.ndarray, block: int, seed: int = 0, n_boot: int = 2000
-) -> Interval:
+def block_bootstrap(values: np.ndarray, weights: np.ndarray, block: int, seed: int = 0, n_boot: int = 2000) -> Interval:
     """Weighted mean sum(values) / sum(weights) of a series, resampled in contiguous blocks.
 
     Args:
@@ -62,9 +60,7 @@ def block_bootstrap(
     """
     values, weights = np.asarray(values, float), np.asarray(weights, float)
     if values.ndim != 1 or values.shape != weights.shape or len(values) < 2:
-        raise ValueError(
-            f"at least two values are needed, (N,) and (N,); found {values.shape}, {weights.shape}"
-        )
+        raise ValueError(f"at least two values are needed, (N,) and (N,); found {values.shape}, {weights.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"values must be finite; {np.sum(~np.isfinite(values))} of {len(values)} are not")
     starts = np.arange(0, len(values), block)
@@ -76,9 +72,7 @@ def block_bootstrap(
         means[i] = sums[drawn].sum() / masses[drawn].sum()
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     mean = values.sum() / weights.sum()
-    return Interval(
-        float(mean), float(low), float(high), len(values), float(np.std(values / weights, ddof=1))
-    )
+    return Interval(float(mean), float(low), float(high), len(values), float(np.std(values / weights, ddof=1)))
 
 
 def metric(
@@ -116,9 +110,7 @@ def metric(
     return {key: _plain(item) for key, item in entry.items() if item is not None}
 
 
-def write_metrics(
-    path: Path | str, study: str, metrics: dict, *, profile: str, seed: int, device: str, threads: int
-):
+def write_metrics(path: Path | str, study: str, metrics: dict, *, profile: str, seed: int, device: str, threads: int):
     """Write a study's metrics as JSON, with the record of the run that made them."""
     for name, entry in metrics.items():
         if "n" not in entry:

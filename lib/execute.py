@@ -55,19 +55,13 @@ def notebook_parameters(source: Path, sections: list[str], chosen: params.Params
     """The values to inject: exactly the parameters that the notebook declares, no more and no fewer."""
     from papermill import inspect_notebook
 
-    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed")} | {
-        "output": output
-    }
+    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed")} | {"output": output}
     for section in sections:
         if section not in params.SECTIONS:
-            raise params.UserError(
-                f"{section}: no such section in params.yaml; there are {', '.join(params.SECTIONS)}"
-            )
+            raise params.UserError(f"{section}: no such section in params.yaml; there are {', '.join(params.SECTIONS)}")
         values = getattr(chosen, section).model_dump(mode="json")
         if twice := known.keys() & values.keys():
-            raise params.UserError(
-                f"{source.name}: {', '.join(sorted(twice))} stands in more than one section"
-            )
+            raise params.UserError(f"{source.name}: {', '.join(sorted(twice))} stands in more than one section")
         known |= values
     declared = list(inspect_notebook(str(source)))
     if not declared:
@@ -104,9 +98,7 @@ def _prepare_kernel(chosen: params.Params) -> None:
     os.environ["PYTHONHASHSEED"] = "0"
     for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(chosen.threads)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(params.root()), os.environ.get("PYTHONPATH")])
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(params.root()), os.environ.get("PYTHONPATH")]))
 
 
 def _run_papermill(source: Path, draft: Path, values: dict, folder: Path) -> None:
@@ -141,9 +133,7 @@ def _failure(name: str, profile: str, draft: Path, error: Exception) -> params.U
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.execute", description="Run one notebook by papermill."
-    )
+    parser = argparse.ArgumentParser(prog="python -m lib.execute", description="Run one notebook by papermill.")
     parser.add_argument("notebook", help="its name without suffix, for example 01_data_verification")
     parser.add_argument("sections", nargs="*", help="sections of params.yaml that it takes parameters from")
     parser.add_argument("--profile", choices=params.PROFILES)

@@ -97,9 +97,7 @@ def load(profile: str | None = None, path: Path | None = None) -> Params:
     asked = profile or raw.get("profile")
     if asked not in PROFILES:
         raise UserError(f"{path.name}: profile = {asked!r}: allowed are {', '.join(PROFILES)}")
-    checked = {
-        name: _build(raw, name, path.name) for name in PROFILES
-    }  # both: a fault must not wait for `make full`
+    checked = {name: _build(raw, name, path.name) for name in PROFILES}  # both: a fault must not wait for `make full`
     return checked[asked]
 
 
@@ -123,22 +121,16 @@ class _NoTwins(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
 def _build(raw: dict, profile: str, name: str) -> Params:
-    values = {
-        key: _merge(key, value, profile, name) if key in SECTIONS else value for key, value in raw.items()
-    }
+    values = {key: _merge(key, value, profile, name) if key in SECTIONS else value for key, value in raw.items()}
     try:
         return Params.model_validate({**values, "profile": profile})
     except ValidationError as error:
-        raise UserError(
-            "; ".join(f"{name}: {_tell(fault, raw, profile)}" for fault in error.errors())
-        ) from None
+        raise UserError("; ".join(f"{name}: {_tell(fault, raw, profile)}" for fault in error.errors())) from None
 
 
 def _merge(section: str, blocks: Any, profile: str, name: str) -> dict:

@@ -1,0 +1,160 @@
+"""Find the project, read `params.yaml` once, and refuse what it does not allow.
+
+A section of the file has `common` values and one block per profile; the profile's values win. `load` merges them
+into frozen pydantic models, so that a wrong key, type or range stops before anything runs and names the key, the
+value and what is allowed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROFILES = ("sample", "full")
+
+
+class UserError(Exception):
+    """A fault that the user can mend. The message says what, where and what to do, on one line."""
+
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Sigma = Annotated[float, Field(gt=0, le=1, description="noise standard deviation, pixel values in [0, 1]")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Data(Section):
+    """Notebook 01: the data and their noise."""
+
+    noise_seed: Annotated[int, Field(ge=0)]
+    sigma: Sigma
+    blur_sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    val_share: Share
+    bias_levels: Annotated[int, Field(ge=3)]
+    tune_images: Count
+
+
+class Announced(Section):
+    """Notebook 03: the announced mixture and its recipe."""
+
+    sigma: Sigma
+    batch: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    clip: Positive
+    balance: NotNegative
+    train_images: Count
+    val_images: Count
+    epochs: Count
+    log_every: Count
+
+
+class Params(Section):
+    """All of `params.yaml` for one profile."""
+
+    profile: Literal["sample", "full"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    data: Data
+    announced: Announced
+
+
+SECTIONS = {
+    name: field.annotation
+    for name, field in Params.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
+def root() -> Path:
+    """The project's folder: the nearest one above this file that holds `params.yaml`."""
+    for folder in Path(__file__).resolve().parents:
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise UserError("params.yaml: not found in any folder above lib/; run from a clone of the project")
+
+
+def load(profile: str | None = None, path: Path | None = None) -> Params:
+    """Read and check `params.yaml`.
+
+    Args:
+        profile: "sample" or "full"; without it the profile that the file names.
+        path: the file; without it the project's own.
+
+    Raises:
+        UserError: the file is missing or not YAML, a key is unknown or missing, a value has the wrong type or
+            lies out of range, whichever profile the fault is in.
+    """
+    path = path or root() / "params.yaml"
+    raw = read_yaml(path)
+    asked = profile or raw.get("profile")
+    if asked not in PROFILES:
+        raise UserError(f"{path.name}: profile = {asked!r}: allowed are {', '.join(PROFILES)}")
+    checked = {name: _build(raw, name, path.name) for name in PROFILES}  # both: a fault must not wait for `make full`
+    return checked[asked]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file; a missing file, a syntax error or a key that stands twice is a UserError."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoTwins)
+    except FileNotFoundError:
+        raise UserError(f"{path.name}: not found; restore it with `git checkout {path.name}`") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path.name}: expected keys and values, found {type(value).__name__}")
+    return value
+
+
+class _NoTwins(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; here the second one is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _build(raw: dict, profile: str, name: str) -> Params:
+    values = {key: _merge(key, value, profile, name) if key in SECTIONS else value for key, value in raw.items()}
+    try:
+        return Params.model_validate({**values, "profile": profile})
+    except ValidationError as error:
+        raise UserError("; ".join(f"{name}: {_tell(fault, raw, profile)}" for fault in error.errors())) from None
+
+
+def _merge(section: str, blocks: Any, profile: str, name: str) -> dict:
+    known = ("common", *PROFILES)
+    if not isinstance(blocks, dict):
+        raise UserError(f"{name}: {section} = {blocks!r}: expected the blocks {', '.join(known)}")
+    for block, values in blocks.items():
+        if block not in known:
+            raise UserError(f"{name}: {section}.{block}: unknown block; allowed are {', '.join(known)}")
+        if not isinstance(values, dict | None):
+            raise UserError(f"{name}: {section}.{block} = {values!r}: expected keys and values")
+    return {**(blocks.get("common") or {}), **(blocks.get(profile) or {})}
+
+
+def _tell(fault: dict, raw: dict, profile: str) -> str:
+    """One pydantic fault as `section.block.key = value: what is allowed`."""
+    where = [str(part) for part in fault["loc"]]
+    if where[0] in SECTIONS and len(where) > 1:
+        inside = where[1] in (raw[where[0]].get(profile) or {})
+        where.insert(1, profile if inside else "common")
+    key = ".".join(where)
+    if fault["type"] == "extra_forbidden":
+        model = SECTIONS.get(where[0], Params)
+        return f"{key}: unknown key; allowed are {', '.join(model.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

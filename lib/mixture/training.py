@@ -254,8 +254,10 @@ def training_data(params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     images, _ = data.load_cifar("train", params.profile)
     train, val = data.split(len(images), params.seed)
     section = params.announced
-    clean = images[val[: section.val_images]].astype(np.float32) / 255
-    noisy = data.add_noise(clean, section.sigma, params.data.noise_seed)
+    chosen = val[: section.val_images]
+    clean = images[chosen].astype(np.float32) / 255
+    # the test images have the noise of `noise_seed` itself; another set needs another seed
+    noisy = data.add_noise(clean, section.sigma, params.data.noise_seed + 1, indices=chosen)
     return images[train[: section.train_images]], clean, noisy
 
 

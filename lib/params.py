@@ -22,6 +22,7 @@ class UserError(Exception):
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=1, description="noise standard deviation, pixel values in [0, 1]")]
 
@@ -33,7 +34,7 @@ class Section(BaseModel):
 class Data(Section):
     """Notebook 01: the data and their noise."""
 
-    noise_seed: Annotated[int, Field(ge=0)]
+    noise_seed: Seed
     sigma: Sigma
     blur_sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     val_share: Share
@@ -62,7 +63,9 @@ class Params(Section):
     profile: Literal["sample", "full"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    full_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     data: Data
     announced: Announced
 

@@ -261,22 +261,42 @@ def training_data(params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images[train[: section.train_images]], clean, noisy
 
 
+def train(params: Params, arm: str, seed: int, out: Path) -> None:
+    """Train an arm into the folder `out`: weights.safetensors, record.json, log.jsonl.
+
+    An interrupted run goes on from its checkpoint, which lies outside `out` because DVC empties that first.
+    """
+    config = configure(params, arm, seed)
+    checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
+    model, record = fit(config, *training_data(params), device=params.device, threads=params.threads,
+                        log=out / "log.jsonl", checkpoint=checkpoint, resume=True)  # fmt: skip
+    about = {"arm": config.arm, "config": record["config"]}
+    denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), about)
+    files.write_json(out / "record.json", record)
+
+
+def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch.nn.Module, dict, list[dict]]:
+    """The trained network of an arm, its record and its log: from `out` when it is there, else trained now.
+
+    Raises:
+        UserError: what lies in `out` was made with other settings than `params` asks for; both are named.
+    """
+    if not (out / "record.json").is_file():
+        train(params, arm, seed, out)
+    record = json.loads((out / "record.json").read_text())
+    denoiser.check_same(out / "record.json", record["config"], denoiser.describe(configure(params, arm, seed)))
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return denoiser.load_weights(out / "weights.safetensors", arm), record, log
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.mixture.training", description="Train one denoiser.")
     parser.add_argument("--arm", required=True, choices=list(denoiser.ARMS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", choices=["sample", "full"])
     parser.add_argument("--out", type=Path, required=True, help="folder for weights.safetensors and record.json")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of an interrupted run")
     options = parser.parse_args(arguments)
-    params = load(options.profile)
-    config = configure(params, options.arm, options.seed)
-    checkpoint = root() / "checkpoints" / f"{'-'.join(options.out.parts[-3:])}.safetensors"
-    model, record = fit(config, *training_data(params), device=params.device, threads=params.threads,
-                        log=options.out / "log.jsonl", checkpoint=checkpoint, resume=options.resume)  # fmt: skip
-    about = {"arm": config.arm, "config": record["config"]}
-    denoiser.save_tensors(options.out / "weights.safetensors", model.state_dict(), about)
-    files.write_json(options.out / "record.json", record)
+    train(load(options.profile), options.arm, options.seed, options.out)
 
 
 if __name__ == "__main__":

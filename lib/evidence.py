@@ -85,6 +85,7 @@ def metric(
     low: float | None = None,
     high: float | None = None,
     band: float = 0.0,
+    headline: bool = False,
 ) -> dict[str, Any]:
     """One entry of a study's metrics.
 
@@ -94,6 +95,7 @@ def metric(
         n: the number of cases behind it.
         band: how far the value may be off, in its unit, on another processor, number of threads or version; 0 for
             what must be equal everywhere.
+        headline: also stands in `headline.json`, the short list that readers and checks look at.
     """
     if isinstance(value, Interval):
         value, low, high, n, sd = value
@@ -107,6 +109,7 @@ def metric(
         "high": high,
         "band": band,
     }
+    entry |= {"headline": True} if headline else {}
     return {key: _plain(item) for key, item in entry.items() if item is not None}
 
 
@@ -139,7 +142,8 @@ def processor() -> str:
     facts = {key.strip(): value.strip() for key, value in facts.items()}
     flags = set(facts.get("flags", "").split())
     vector = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if flag in flags]
-    return " ".join([facts.get("model name", platform.machine()), *vector])
+    numbers = [facts[key] for key in ("cpu family", "model", "stepping") if key in facts]
+    return " ".join([facts.get("model name", platform.machine()), "/".join(numbers), *vector])
 
 
 def code_hash(study: str) -> str:

@@ -1,0 +1,203 @@
+"""The ledger of announced claims (`claims.yaml`) and what the metrics say of each.
+
+A rule is written before the run. It compares the announced range with the measured value, or, where the metric has
+one, with its whole 95 % interval: a claim is refuted only when the two do not touch, which wrongs a true claim in
+at most 5 % of repetitions. Beyond the range on the better side it is exceeded.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lib import files, params
+
+REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING = "reproduced", "exceeded", "refuted", "not testable", "not run yet"
+VERDICTS = (REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING)
+SYSTEMS = {"em": "EM graph diffusion", "mixture": "Sparse-attention mixture", "language": "Causal attention"}
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Rule(BaseModel):
+    """Exactly one of: `exact` value, `interval` [low, high], `at_least`, `at_most`, or the reason `not_testable`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    exact: Number | None = None
+    interval: tuple[Number, Number] | None = None
+    at_least: Number | None = None
+    at_most: Number | None = None
+    not_testable: Annotated[str, Field(min_length=10)] | None = None
+
+    @model_validator(mode="after")
+    def _one_and_able_to_fail(self) -> "Rule":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("exactly one of exact, interval, at_least, at_most, not_testable is needed")
+        low, high = self.bounds()
+        if self.not_testable is None and not (low <= high):
+            raise ValueError(f"the range {low} to {high} is empty")
+        return self
+
+    def bounds(self) -> tuple[float, float]:
+        if self.exact is not None:
+            return self.exact, self.exact
+        if self.interval is not None:
+            return self.interval
+        low = -math.inf if self.at_least is None else self.at_least
+        return low, math.inf if self.at_most is None else self.at_most
+
+
+class Claim(BaseModel):
+    """One announced number or requirement and how it is decided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    system: Literal["em", "mixture", "language"]
+    announced: Annotated[str, Field(min_length=5)]
+    test: Annotated[str, Field(min_length=5)]
+    metric: str | None = None
+    better: Literal["higher", "lower"] | None = None
+    profile: Literal["any", "full"] = "any"
+    rule: Rule
+
+    @model_validator(mode="after")
+    def _metric_or_reason(self) -> "Claim":
+        if (self.metric is None) != (self.rule.not_testable is not None):
+            raise ValueError("a testable claim needs a metric, an untestable one has none")
+        return self
+
+
+class Verdict(NamedTuple):
+    """What the metrics of one profile say of one claim; `entry` is the metric's entry, empty where there is none."""
+
+    claim: Claim
+    verdict: str
+    entry: dict[str, Any]
+
+
+def load_ledger(path: Path | None = None) -> list[Claim]:
+    """Read `claims.yaml`. Raises UserError: a faulty entry, named by its id, or an id that stands twice."""
+    path = path or params.root() / "claims.yaml"
+    claims = []
+    for number, raw in enumerate(params.read_yaml(path).get("claims") or [], start=1):
+        name = raw.get("id", f"entry {number}") if isinstance(raw, dict) else f"entry {number}"
+        try:
+            claims.append(Claim.model_validate(raw))
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors())
+            raise params.UserError(f"{path.name}: {name}: {faults}") from None
+    ids = [claim.id for claim in claims]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise params.UserError(f"{path.name}: id {', '.join(twice)} stands twice")
+    return claims
+
+
+def judge(claim: Claim, metrics: dict[str, dict], profile: str) -> Verdict:
+    """Apply the claim's rule to `metrics` (name -> entry of `evidence.metric`).
+
+    Raises:
+        UserError: the claim's metric is not among those measured.
+    """
+    if claim.rule.not_testable:
+        return Verdict(claim, UNTESTABLE, {})
+    if claim.profile == "full" and profile != "full":
+        return Verdict(claim, PENDING, {})
+    if claim.metric not in metrics:
+        raise params.UserError(f"claims.yaml: {claim.id}: no study measures {claim.metric!r}")
+    entry = metrics[claim.metric]
+    low, high = claim.rule.bounds()
+    found_low, found_high = entry.get("low", entry["value"]), entry.get("high", entry["value"])
+    if found_high < low:
+        return Verdict(claim, EXCEEDED if claim.better == "lower" else REFUTED, entry)
+    if found_low > high:
+        return Verdict(claim, EXCEEDED if claim.better == "higher" else REFUTED, entry)
+    return Verdict(claim, REPRODUCED, entry)
+
+
+def judge_all(metrics: dict[str, dict], profile: str, ledger: list[Claim] | None = None) -> list[Verdict]:
+    return [judge(claim, metrics, profile) for claim in (load_ledger() if ledger is None else ledger)]
+
+
+def counts(verdicts: list[Verdict]) -> dict[str, int]:
+    return {name: sum(v.verdict == name for v in verdicts) for name in VERDICTS}
+
+
+def number(entry: dict[str, Any]) -> str:
+    """A metric as readers see it: value, interval and unit, n; digits follow the size of the interval."""
+    if not entry:
+        return "–"
+    value = entry["value"]
+    if isinstance(value, int) or float(value).is_integer():
+        text = f"{value:,.0f}"
+    else:
+        width = entry.get("high", value) - entry.get("low", value)
+        digits = min(4, max(2, 1 - math.floor(math.log10(width)))) if width > 0 else 4 if abs(value) < 1 else 2
+        text = f"{value:.{digits}f}"
+        if width > 0:
+            text += f" [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+    return " ".join(filter(None, [text, entry.get("unit")])) + f" (n = {entry['n']:,})"
+
+
+def markdown_table(verdicts: list[Verdict]) -> str:
+    lines = ["| system | announced | measured | verdict |", "|---|---|---|---|"]
+    for v in verdicts:
+        reason = v.claim.rule.not_testable
+        measured = reason or ("needs the full profile" if v.verdict == PENDING else number(v.entry))
+        lines.append(f"| {SYSTEMS[v.claim.system]} | {v.claim.announced} | {measured} | **{v.verdict}** |")
+    return "\n".join(lines)
+
+
+def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
+    """Write generated text between its markers.
+
+    `<!-- begin NAME -->` ... `<!-- end NAME -->` takes a block; `<!-- n KEY FORMAT -->...<!-- /n -->` a number.
+
+    Raises:
+        UserError: a marker names a block or a metric that does not exist.
+    """
+
+    def block(match: re.Match) -> str:
+        return f"{match[1]}\n{_known(blocks, match[2])}\n{match[3]}"
+
+    def value(match: re.Match) -> str:
+        return f"{match[1]}{format(_known(metrics, match[2])['value'], match[3])}<!-- /n -->"
+
+    text = re.sub(r"(<!-- begin ([\w-]+) -->).*?(<!-- end \2 -->)", block, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- n (\w+) (\S+) -->).*?<!-- /n -->", value, text, flags=re.DOTALL)
+
+
+def fill_readme(profile: str = "sample", path: Path | None = None) -> bool:
+    """Bring the README's generated parts up to date; True when something changed."""
+    path = path or params.root() / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = fill(before, *readme_parts(profile))
+    if after != before:
+        files.write_text(path, after)
+    return after != before
+
+
+def readme_parts(profile: str = "sample") -> tuple[dict[str, str], dict[str, dict]]:
+    """The blocks and the metrics that the README's markers may name."""
+    metrics = read_metrics(profile)
+    verdicts = judge_all(metrics, profile)
+    tally = ", ".join(f"{count} {name}" for name, count in counts(verdicts).items() if count)
+    return {"verdicts": markdown_table(verdicts), "tally": f"{len(verdicts)} claims: {tally}."}, metrics
+
+
+def read_metrics(profile: str) -> dict[str, dict]:
+    """All metrics that `gather` collected for a profile, name -> entry."""
+    path = params.root() / "results" / profile / "metrics.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+    except FileNotFoundError:
+        raise params.UserError(f"results/{profile}/metrics.json: not found; `dvc repro` makes it") from None
+    except (ValueError, KeyError):
+        raise params.UserError(f"results/{profile}/metrics.json: not readable; `dvc repro` makes it again") from None
+
+
+def _known(table: dict, key: str) -> Any:
+    if key not in table:
+        raise params.UserError(f"README.md: marker {key!r} is unknown")
+    return table[key]

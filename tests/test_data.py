@@ -527,7 +527,8 @@ def test_command_line_fetch(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CIFAR10_MIRROR", str(put(tmp_path / "mirror", tiny)))
     assert main(["data", "fetch", "--cache", str(tmp_path / "there")]) == 0
     assert is_complete(tmp_path / "there", tiny)
-    assert capsys.readouterr().out.endswith(f"CIFAR-10 is complete in {tmp_path / 'there'}\n")
+    out = capsys.readouterr().out
+    assert f"CIFAR-10 is complete in {tmp_path / 'there'}\n" in out and f"CIFAR10_CACHE={tmp_path / 'there'} " in out
 
 
 def test_help_shows_an_example_of_each_command(capsys):

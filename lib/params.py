@@ -5,6 +5,7 @@ into frozen pydantic models, so that a wrong key, type or range stops before any
 value and what is allowed.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,14 @@ def root() -> Path:
         if (folder / "params.yaml").is_file():
             return folder
     raise UserError("params.yaml: not found in any folder above lib/; run from a clone of the project")
+
+
+def output_folder(output: str) -> Path:
+    """Where a notebook writes: its parameter `output` under the root, unless NOTEBOOK_OUTPUT names another place.
+
+    Tests that run a notebook again set the variable, so that they never touch committed results.
+    """
+    return Path(os.environ.get("NOTEBOOK_OUTPUT") or root() / output)
 
 
 def load(profile: str | None = None, path: Path | None = None) -> Params:

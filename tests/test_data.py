@@ -346,6 +346,22 @@ def test_fetch_archive_over_http(tiny, tmp_path, monkeypatch, serve):
     assert is_complete(fetch.fetch(say=quiet), tiny)
 
 
+@pytest.mark.parametrize("over_http", [False, True], ids=["folder", "http"])
+@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "terminal"])
+def test_fetch_shows_a_bar_on_a_terminal_only(tiny, tmp_path, monkeypatch, serve, over_http, terminal):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    mirror = put(tmp_path / "mirror", tiny)
+    monkeypatch.setenv("CIFAR10_MIRROR", serve(mirror) if over_http else str(mirror))
+    monkeypatch.setattr(sys, "stderr", Screen())
+    fetch.fetch(say=quiet)
+    assert ("data_batch_1.bin:   0%|" in sys.stderr.getvalue()) == terminal
+    # the bar of the download starts with a total of 1 byte, then pooch tells it the real one
+    assert ("/1.00" in sys.stderr.getvalue()) == (terminal and over_http)
+
+
 @pytest.mark.parametrize("good", [True, False], ids=["its md5", "another md5"])
 def test_fetch_canonical_archive(tiny, tmp_path, monkeypatch, serve, good):
     archive = pack(tmp_path / "site" / fetch.ARCHIVE, tiny).read_bytes()

@@ -14,7 +14,10 @@ from lib.params import UserError
 def data_fetch(options: argparse.Namespace) -> None:
     from lib.fetch import fetch
 
-    print(f"CIFAR-10 is complete in {fetch(options.cache)}")
+    folder = fetch(options.cache)
+    print(f"CIFAR-10 is complete in {folder}")
+    if options.cache:
+        print(f"everything else finds it there when CIFAR10_CACHE={folder.resolve()} is set")
 
 
 def data_verify(options: argparse.Namespace) -> None:
@@ -41,7 +44,11 @@ def add_data(commands) -> list[str]:
     text = "check the shipped data, or get all of CIFAR-10"
     parser = commands.add_parser("data", help=text, description=text)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    cache = {"type": Path, "metavar": "DIR", "help": "folder of the full set (default: the user's cache)"}
+    cache = {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "folder of the full set (default: CIFAR10_CACHE, else the user's cache)",
+    }
     fetch = _leaf(actions, "fetch", data_fetch, "get all of CIFAR-10 (184 MB) into a cache folder")
     fetch.add_argument("--cache", **cache)
     verify = _leaf(actions, "verify", data_verify, "check size, labels and sha256 of every file")

@@ -124,7 +124,10 @@ def verify(profile: str = "sample", folder: Path | None = None, names: Iterable[
     first thing that is wrong is also the most telling. UserError names file, expected, found and the cure.
     """
     folder = Path(folder) if folder else folder_of(profile)
-    chosen = {name: known for name, known in PROFILES[profile].items() if names is None or name in set(names)}
+    wanted = set(PROFILES[profile] if names is None else names)
+    if strange := wanted - set(PROFILES[profile]):
+        raise ValueError(f"{', '.join(sorted(strange))}: not a file of the profile {profile}")
+    chosen = {name: known for name, known in PROFILES[profile].items() if name in wanted}
     paths = {folder / name: known for name, known in chosen.items()}
     _check_sizes(paths, CURES[profile])
     for (owner, _), files in PARTS.items():
@@ -189,6 +192,8 @@ def add_noise(
     indices = range(len(images)) if indices is None else indices
     if len(indices) != len(images):
         raise ValueError(f"{len(indices)} indices for {len(images)} images; expected one each")
+    if min(seed, *indices, 0) < 0:
+        raise ValueError(f"seed {seed} and the indices must not be negative")
     noisy = np.empty_like(images, order="C")
     for row, index in enumerate(indices):
         key = np.array([seed, int(index)], dtype=np.uint64)

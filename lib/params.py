@@ -89,7 +89,6 @@ class Language(Section):
     lstm_steps: Count
     small_steps: Count
     word_steps: Count
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
 
 
 class Params(Section):

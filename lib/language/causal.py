@@ -58,13 +58,33 @@ def attend(q, k, v, seen, drop=lambda x: x, scaled: bool = True):
     return expect(tf.matmul(drop(weights), v), b, h, t, e), weights
 
 
-def attend_in_blocks(q, k, v, block: int = 256, drop=lambda x: x):
+def attend_lean(q, k, v, seen):
+    """`attend` without dropout and weights, with a gradient that reads fewer (T, S) arrays.
+
+    The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only.
+    """
+
+    @tf.custom_gradient
+    def run(q, k, v):
+        out, weights = attend(q, k, v, seen)
+
+        def gradient(g):
+            slope = weights * (tf.matmul(g, v, transpose_b=True) - tf.reduce_sum(g * out, -1, keepdims=True))
+            scale, by_v = q.shape[-1] ** -0.5, tf.matmul(weights, g, transpose_a=True)
+            return tf.matmul(slope, k) * scale, tf.matmul(slope, q, transpose_a=True) * scale, by_v
+
+        return out, gradient
+
+    return run(q, k, v)
+
+
+def attend_in_blocks(q, k, v, block: int = 512):
     """The same output (B, h, T, e) for long windows: a block of queries meets only the keys it may see."""
     parts = []
     for start in range(0, q.shape[2], block):
         end = min(start + block, q.shape[2])
-        seen = visible(end - start, end, start)
-        parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], seen, drop)[0])
+        rows, seen = q[:, :, start:end], visible(end - start, end, start)
+        parts.append(attend_lean(rows, k[:, :, :end], v[:, :, :end], seen))
     return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
 
 

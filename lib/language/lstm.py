@@ -54,12 +54,13 @@ def recur(z, wh):
         leak = o * (1 - squashed**2)
         by_c = tf.concat([g * i * (1 - i), before_c * f * (1 - f), i * (1 - g**2)], -1)  # (T, B, 3H)
         by_h = squashed * o * (1 - o)
+        back = tf.transpose(wh)  # once, not in every step
 
         def backward(t, dh, dc, out):
             dh = dh + grad[t]
             dc = dc + dh * leak[t]
             dz = tf.concat([tf.tile(dc, [1, 3]) * by_c[t], dh * by_h[t]], -1)  # (B, 4H)
-            return t - 1, tf.matmul(dz, wh, transpose_b=True), dc * f[t], out.write(t, dz)
+            return t - 1, tf.matmul(dz, back), dc * f[t], out.write(t, dz)
 
         out = tf.TensorArray(z.dtype, steps, element_shape=[z.shape[1], 4 * state])
         *_, out = tf.while_loop(lambda t, *_: t >= 0, backward, (steps - 1, zero, zero, out), maximum_iterations=steps)

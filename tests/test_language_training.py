@@ -181,3 +181,31 @@ def test_broken_layers_fail_the_requirements(monkeypatch):
     monkeypatch.setattr(announced.causal, "attend", attend)
     monkeypatch.setattr(announced.causal, "expect", lambda x, *shape: x)
     assert "shape checks per axis" in failing()
+
+
+def test_text_is_written_from_a_saved_model(library, tmp_path):
+    config = config_for(library)
+    path = tmp_path / "model.safetensors"
+    training.save_arrays(path, training.network(config).init(config), config, library.tokeniser.pieces)
+    first = training.write_text("The cat", 30, seed=3, path=path)
+    assert first.startswith("The cat") and len(first) == 37
+    assert first == training.write_text("The cat", 30, seed=3, path=path)
+    for prompt, fault in (("", "one symbol or more"), ("cat ß", "'ß' at position 4")):
+        with pytest.raises(settings.UserError, match=fault):
+            training.write_text(prompt, 5, path=path)
+
+
+def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
+    chosen = settings.load("sample")
+    tiny = {"width": 16, "layers": 1, "heads": 2, "hidden": 32, "context": 16, "attention_steps": 3, "adapt_stride": 8}
+    language = chosen.language.model_copy(update=tiny | {"stride": 8})
+    monkeypatch.setattr(training.settings, "load", lambda profile: chosen.model_copy(update={"language": language}))
+    monkeypatch.setattr(training, "setup", lambda threads: None)
+    text = tmp_path / "mine.txt"
+    text.write_text(story(lines=120))
+    assert training.main(["--arm", "attention", "--text", str(text), "--out", str(tmp_path)]) == 0
+    found = training.load_file(tmp_path / "attention-0" / "prices.safetensors")
+    assert set(found) == {"losses", "mine.val", "mine.test", "mine.test.adaptive"}
+    assert training.main(["--arm", "attention", "--text", str(tmp_path / "no.txt"), "--out", str(tmp_path)]) == 1
+    assert training.main(["--arm", "gru", "--text", str(text), "--out", str(tmp_path)]) == 1
+    assert "no.txt: no readable" in capsys.readouterr().err

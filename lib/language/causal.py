@@ -136,9 +136,13 @@ def core(params, x, config: Config, drop=lambda x: x, weights: list | None = Non
         at = f"layer{i}."
         normed = rms_norm(x, params[at + "norm1"])
         q, k, v = heads_of(params, at, normed, config, tf.range(length))
-        mixed, seen = attend(q, k, v, visible(length, length), drop, config.scaled)
-        if weights is not None:
-            weights.append(seen)
+        seen = visible(length, length)
+        if weights is None and config.scaled:
+            mixed = attend_lean(q, k, v, seen)
+        else:
+            mixed, found = attend(q, k, v, seen, scaled=config.scaled)
+            if weights is not None:
+                weights.append(found)
         x = _finish(params, at, x, mixed, config, drop)
     return x
 

@@ -7,6 +7,7 @@ Shapes: B windows, T symbols, N scored symbols, V vocabulary.
 """
 
 import argparse
+import functools
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -186,12 +187,17 @@ def _tile(rows, total: int, stride: int) -> np.ndarray:
     return np.concatenate([*(row[-stride:] for row in rows[:-1]), rows[-1][-rest:]]).astype(np.float64)
 
 
+@functools.cache
+def _pricer(config: Config):
+    return tf.function(lambda params, windows: nats_of(params, windows, config), autograph=False)
+
+
 def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 64) -> np.ndarray:
     """Price in nats (N,) of every symbol of a text, with at least T - stride symbols of context."""
     rows = windows_over(ids, before, config.context, stride)
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])  # one shape, one trace
-    price = tf.function(lambda w: nats_of(params, w, config), autograph=False)
-    found = [price(tf.constant(padded[i : i + batch])).numpy() for i in range(0, len(rows), batch)]
+    held = {name: tf.convert_to_tensor(a) for name, a in params.items()}
+    found = [_pricer(config)(held, tf.constant(padded[i : i + batch])).numpy() for i in range(0, len(rows), batch)]
     return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
@@ -275,10 +281,12 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
     adapt = replace(recipe, adam=p.adapt_adam, muon=p.adapt_muon, decay=0.0)
-    for book, part in [(b, part) for b in BOOKS for part in ("val", "test")] + [(b, "test") for b in FAR]:
+    for book, part in [(b, part) for b in library.parts for part in ("val", "test")]:
         text = library.ids(book, part), library.before(book, part)
+        if book in FAR and part == "val":
+            continue
         found[f"{book}.{part}"] = prices(params, config, *text, stride=p.stride)
-        if arm.adapt and part == "test" and book in BOOKS:
+        if arm.adapt and part == "test" and book not in FAR:
             found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, adapt, p.adapt_stride)
     save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
@@ -292,23 +300,55 @@ def library_of(texts: dict[str, str]) -> corpus.Corpus:
     return replace(known, parts=known.parts | far)
 
 
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no readable UTF-8 text ({error})") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.language.training", description="Train arms.")
     parser.add_argument("--arm", nargs="+", required=True, help="names, or `ablations`: all but the two large")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", choices=settings.PROFILES)
+    parser.add_argument("--text", type=Path, help="a text of your own (UTF-8) in place of the two books")
     parser.add_argument("--out", type=Path, required=True, help="a folder per arm and seed goes here")
     options = parser.parse_args(arguments)
-    chosen = settings.load(options.profile)
-    setup(chosen.threads)
-    library = library_of(data.books())
+    try:
+        _train(options, settings.load(options.profile))
+    except (UserError, ValueError) as error:
+        print(f"lib.language.training: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(options, chosen) -> None:
+    own = {options.text.stem: read_text(options.text)} if options.text else None
+    library = corpus.load(own) if own else library_of(data.books())
     known = arms(chosen.language, len(library.tokeniser))
     names = [n for n in known if n not in ("attention", "lstm")] if options.arm == ["ablations"] else options.arm
     if odd := sorted(set(names) - known.keys()):
-        parser.error(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
+        raise UserError(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
+    setup(chosen.threads)
     for name in names:
-        run_arm(known[name], library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
-    return 0
+        arm = known[name]._replace(books=tuple(own)) if own else known[name]
+        run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
+
+
+def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
+    """The prompt and its continuation by a saved attention model (the shipped one without a path).
+
+    Raises:
+        UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
+    """
+    arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
+    try:
+        ids = tokeniser.encode(prompt)
+        written = causal.Generator(arrays, config)(ids, length, temperature, top_k, top_p, seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return prompt + tokeniser.decode(written)
 
 
 if __name__ == "__main__":

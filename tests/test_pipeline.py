@@ -125,11 +125,11 @@ def trace(tiny) -> list[str]:
 
 
 def test_a_reproduction_runs_every_stage_in_a_copy_and_finds_it_equal(tiny, capsys):
-    assert pipeline.reproduce(tiny, started=time.time() - 65) is True
+    assert pipeline.reproduce(tiny, started=time.time() - 3600) is True
     said = capsys.readouterr().out
     assert trace(tiny) == ["measure sample", "collect sample"]  # although dvc.lock calls both up to date
     assert "stage 1 of 2: measure@sample" in said and "stage 2 of 2: collect@sample" in said
-    assert "[1:0" in said  # the clock starts where the user's command did
+    assert "[60:" in said  # the clock starts where the user's command did
     assert "    measured 2.5" in said  # what a stage prints
     assert "machine: the recorded one" in said
     assert "files that differ from the committed ones: 0" in said

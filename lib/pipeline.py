@@ -148,7 +148,7 @@ def tool_environment() -> dict[str, str]:
 
 def fingerprint(collected: dict[str, Any], folder: Path) -> dict[str, list]:
     """What decides the last bits of each study's results; the benchmarks of `folder` are no stages and do not count."""
-    benchmarks = {gather.read_study(path)["study"] for path in (folder / "benchmarks").glob("*.json")}
+    benchmarks = {gather.read_study(path)["study"] for path in gather.records(folder / "benchmarks")}
     runs = {name: run for name, run in collected["runs"].items() if name not in benchmarks}
     return {name: [run[key] for key in FINGERPRINT] for name, run in runs.items()}
 

@@ -80,7 +80,6 @@ def test_batches_repeat_with_the_seed_and_stay_inside_their_stream():
 def test_announced_corpus_holds_each_book_twice(text):
     tokens = corpus.announced_tokens([text, corpus.clean(text)], limit=None)
     train, val = corpus.announced_parts(tokens)
-    assert corpus.copied_share(train, val) > 0.99
     leak = ngram.copy_nats(train, val, 5000).mean()
     assert leak < 0.2 < ngram.unigram_nats(train, val, 5000).mean()
 

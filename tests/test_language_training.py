@@ -5,7 +5,7 @@ import pytest
 from reference_language import story
 
 from lib import params as settings
-from lib.language import announced, corpus, ngram, training
+from lib.language import announced, corpus, ngram, optimiser, training
 from lib.language.symbols import Config
 
 tf = pytest.importorskip("tensorflow")
@@ -122,14 +122,14 @@ def test_saved_model_gives_the_same_logits(library, tmp_path):
 
 def test_orthogonal_step_has_singular_values_near_one():
     g = tf.constant(np.random.default_rng(0).standard_normal((2, 6, 20)).astype(np.float32))
-    values = np.linalg.svd(training.orthogonal(g).numpy(), compute_uv=False)
+    values = np.linalg.svd(optimiser.orthogonal(g).numpy(), compute_uv=False)
     assert values.min() > 0.6 and values.max() < 1.25
 
 
 def test_adam_equals_keras():
     start = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     ours, theirs = {"w": tf.Variable(start)}, tf.Variable(start)
-    mine = training.Optimiser(ours, training.Recipe(1, adam=1e-2, muon=0.0))
+    mine = optimiser.Optimiser(ours, training.Recipe(1, adam=1e-2, muon=0.0))
     keras = tf.keras.optimizers.Adam(1e-2, beta_1=0.9, beta_2=0.98, epsilon=1e-8)
     for i in range(5):
         mine.apply({"w": 2 * ours["w"]}, 1.0, tf.constant(i))
@@ -138,7 +138,7 @@ def test_adam_equals_keras():
 
 
 def test_schedule_rises_then_falls_to_zero():
-    shares = training.schedule(training.Recipe(100, warmup=0.1))
+    shares = optimiser.schedule(training.Recipe(100, warmup=0.1))
     assert shares.argmax() in (9, 10) and shares.max() <= 1 and shares[0] < 0.1 and shares[-1] < 0.01
 
 
@@ -197,7 +197,16 @@ def test_text_is_written_from_a_saved_model(library, tmp_path):
 
 def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
     chosen = settings.load("sample")
-    tiny = {"width": 16, "layers": 1, "heads": 2, "hidden": 32, "context": 16, "attention_steps": 3, "adapt_stride": 8}
+    tiny = {
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "hidden": 32,
+        "context": 16,
+        "attention_steps": 3,
+        "adapt_stride": 8,
+        "gram_buckets": (31, 37),
+    }
     language = chosen.language.model_copy(update=tiny | {"stride": 8})
     monkeypatch.setattr(training.settings, "load", lambda profile: chosen.model_copy(update={"language": language}))
     monkeypatch.setattr(training, "setup", lambda threads: None)

@@ -78,6 +78,7 @@ class Tokeniser:
         return np.asarray(ids, dtype=np.int32)
 
     def decode(self, ids) -> str:
+        """The text of ids."""
         return "".join(self.pieces[int(i)] for i in ids)
 
 
@@ -146,9 +147,11 @@ class Corpus:
 
     @property
     def train_text(self) -> str:
+        """All training parts in order."""
         return "".join(book["train"] for book in self.parts.values())
 
     def ids(self, book: str, part: str) -> np.ndarray:
+        """Ids of a part; unseen characters are 0."""
         return self.tokeniser.encode(self.parts[book][part], strict=False)
 
     def before(self, book: str, part: str) -> np.ndarray:
@@ -196,10 +199,3 @@ def announced_parts(tokens: list[str], share: float = 0.1, size: int = 5000) -> 
     ids = np.asarray([index.get(word, 1) for word in tokens], dtype=np.int32)
     edge = round(len(ids) * (1 - share))
     return ids[:edge], ids[edge:]
-
-
-def copied_share(train: np.ndarray, val: np.ndarray, n: int = 20) -> float:
-    """Share of validation words that stand in the training part after the same n words."""
-    known = {tuple(train[i : i + n + 1]) for i in range(len(train) - n)}
-    hits = [tuple(val[i : i + n + 1]) in known for i in range(len(val) - n)]
-    return float(np.mean(hits)) if hits else 0.0

@@ -41,6 +41,7 @@ class Config:
 
 
 def normal(rng, *shape, std: float) -> np.ndarray:
+    """Normal float32 array of the given standard deviation."""
     return (std * rng.standard_normal(shape)).astype(np.float32)
 
 
@@ -55,6 +56,7 @@ def init_symbols(config: Config, rng) -> dict[str, np.ndarray]:
 
 
 def rms_norm(x, gain):
+    """Divide by the root mean square over the last axis (Zhang and Sennrich 2019)."""
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + 1e-6) * gain
 
 

@@ -1,16 +1,16 @@
-"""One training loop for every network of this wing, and how a trained network is priced on held-out text.
+"""One training loop for every network of this wing, its saved state, and the arms of notebooks 04 and 05.
 
-Optimiser: Muon for matrices (Jordan et al. 2024: momentum, then five Newton-Schulz steps towards the nearest
-orthogonal matrix) and Adam for the rest (Kingma and Ba 2015; decoupled weight decay, Loshchilov and Hutter 2019).
-Learning rates rise linearly, then fall linearly to zero. Runs are limited by steps, never by time.
-Shapes: B windows, T symbols, N scored symbols, V vocabulary.
+Runs are limited by steps, never by time, and repeat bit by bit on the same machine with the same number of threads.
+`python -m lib.language.training --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
+your own (UTF-8, with blank lines), cut 80 / 10 / 10 like the books.
+Shapes: S steps, B windows, T symbols.
 """
 
 import argparse
-import functools
 import json
+import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,87 +21,14 @@ from safetensors.numpy import load_file, save_file
 
 from lib import data, files
 from lib import params as settings
-from lib.language import causal, corpus, lstm
+from lib.language import causal, corpus
+from lib.language.optimiser import Optimiser, Recipe, schedule
+from lib.language.pricing import adaptive_prices, nats_of, network, prices
 from lib.language.symbols import Config
 from lib.params import UserError
 
-CORES = {"attention": causal, "lstm": lstm}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast; `adam` and `muon` are peak learning rates, muon 0 means Adam for everything."""
-
-    steps: int
-    batch: int = 16
-    adam: float = 3e-3
-    muon: float = 0.02
-    decay: float = 0.0
-    warmup: float = 0.05  # share of the steps
-
-
-def network(config: Config):
-    return CORES[config.kind]
-
-
-def nats_of(params, windows, config: Config, seed=None):
-    """Price (B, T) of every symbol but the first of windows (B, T+1)."""
-    scores = network(config).logits(params, windows[:, :-1], config, seed)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(windows[:, 1:], scores)
-
-
-def orthogonal(g):
-    """Newton-Schulz towards the orthogonal factor of each matrix (L, m, n), m <= n."""
-    x = g / (tf.norm(g, axis=(-2, -1), keepdims=True) + 1e-7)
-    for _ in range(5):
-        s = tf.matmul(x, x, transpose_b=True)  # (L, m, m)
-        x = 3.4445 * x + tf.matmul(-4.775 * s + 2.0315 * tf.matmul(s, s), x)
-    return x
-
-
-class Optimiser:
-    """Slots per variable and one update; `scale` is the share of the peak learning rates."""
-
-    def __init__(self, params: dict, recipe: Recipe):
-        self.recipe, self.params = recipe, params
-        self.matrices = [n for n, v in params.items() if recipe.muon and "." in n and v.shape.rank == 2]
-        self.others = [n for n in params if n not in self.matrices and not n.startswith("frozen")]
-        self.slots = {f"first.{n}": tf.Variable(tf.zeros_like(v)) for n, v in params.items()}
-        self.slots |= {f"second.{n}": tf.Variable(tf.zeros_like(params[n])) for n in self.others}
-
-    def apply(self, grads: dict, scale, step):
-        self._adam({n: tf.convert_to_tensor(grads[n]) for n in self.others}, scale, tf.cast(step, tf.float32) + 1)
-        shapes = {}
-        for name in self.matrices:  # equal shapes share one batched Newton-Schulz
-            shapes.setdefault(tuple(self.params[name].shape), []).append(name)
-        for shape, names in shapes.items():
-            self._muon(shape, names, tf.stack([grads[n] for n in names]), scale)
-
-    def _adam(self, grads, scale, t):
-        rate, decay = self.recipe.adam * scale, self.recipe.decay
-        for name, g in grads.items():
-            first = self.slots[f"first.{name}"].assign(0.9 * self.slots[f"first.{name}"] + 0.1 * g)
-            second = self.slots[f"second.{name}"].assign(0.98 * self.slots[f"second.{name}"] + 0.02 * g * g)
-            step = first / (1 - 0.9**t) / (tf.sqrt(second / (1 - 0.98**t)) + 1e-8)
-            self.params[name].assign_sub(rate * (step + decay * self.params[name]))
-
-    def _muon(self, shape, names, g, scale):
-        slots = [self.slots[f"first.{n}"] for n in names]
-        momentum = 0.95 * tf.stack(slots) + g
-        flat = shape[0] <= shape[1]
-        g = g + 0.95 * momentum
-        x = orthogonal(g if flat else tf.linalg.matrix_transpose(g))
-        x = (x if flat else tf.linalg.matrix_transpose(x)) * max(1.0, shape[1] / shape[0]) ** 0.5
-        rate = self.recipe.muon * scale
-        for i, name in enumerate(names):
-            slots[i].assign(momentum[i])
-            self.params[name].assign_sub(rate * (x[i] + self.recipe.decay * self.params[name]))
-
-
-def schedule(recipe: Recipe) -> np.ndarray:
-    """Share of the peak rate at every step (S,)."""
-    done = (np.arange(recipe.steps) + 0.5) / recipe.steps
-    return np.minimum(done / max(recipe.warmup, 1e-9), (1 - done) / (1 - recipe.warmup)).astype(np.float32)
+BOOKS = ("alice29", "hamlet")
+FAR = ("asyoulik", "hamlet_folio")  # read by no arm
 
 
 def make_step(params, loss_of, optimiser: Optimiser, compiled: bool = False):
@@ -168,67 +95,9 @@ def load_model(path):
         raise UserError(f"{path}: not a saved language model ({error})") from None
 
 
-def windows_over(ids, before, length: int, stride: int):
-    """Windows (K, T+1) whose last `stride` symbols tile the text; `before` supplies the earlier context.
-
-    Raises:
-        ValueError: fewer than T + 1 symbols stand before the text.
-    """
-    if len(before) <= length:
-        raise ValueError(f"pricing needs {length + 1} symbols before the text, found {len(before)}")
-    joined = np.concatenate([before[len(before) - length - 1 :], ids]).astype(np.int32)
-    ends = np.minimum(np.arange(stride, len(ids) + stride, stride), len(ids)) + length + 1
-    return np.stack([joined[end - length - 1 : end] for end in ends])
-
-
-def _tile(rows, total: int, stride: int) -> np.ndarray:
-    """Last `stride` prices of every window, laid side by side (N,)."""
-    rest = total - (len(rows) - 1) * stride
-    return np.concatenate([*(row[-stride:] for row in rows[:-1]), rows[-1][-rest:]]).astype(np.float64)
-
-
-@functools.cache
-def _pricer(config: Config):
-    return tf.function(lambda params, windows: nats_of(params, windows, config), autograph=False)
-
-
-def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 64) -> np.ndarray:
-    """Price in nats (N,) of every symbol of a text, with at least T - stride symbols of context."""
-    rows = windows_over(ids, before, config.context, stride)
-    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])  # one shape, one trace
-    held = {name: tf.convert_to_tensor(a) for name, a in params.items()}
-    found = [_pricer(config)(held, tf.constant(padded[i : i + batch])).numpy() for i in range(0, len(rows), batch)]
-    return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
-
-
-def adaptive_prices(arrays, config: Config, ids, before, recipe: Recipe, stride: int = 64) -> np.ndarray:
-    """Dynamic evaluation (Krause et al. 2018): price `stride` symbols, then take one training step on them."""
-    params = {name: tf.Variable(a) for name, a in arrays.items()}
-    optimiser = Optimiser(params, recipe)
-    names = [n for n in params if not n.startswith("frozen")]
-
-    @tf.function(autograph=False, jit_compile=config.kind == "attention")
-    def step(window, index):
-        with tf.GradientTape() as tape:
-            nats = nats_of(params, window, config)
-            loss = tf.reduce_mean(nats[:, -stride:])
-        grads = tape.gradient(loss, [params[n] for n in names])
-        optimiser.apply(dict(zip(names, grads, strict=True)), 1.0, index)
-        return nats[0]
-
-    rows = windows_over(ids, before, config.context, stride)
-    found = [step(tf.constant(row[None]), tf.constant(i)).numpy() for i, row in enumerate(rows)]
-    return _tile(np.stack(found), len(ids), stride)
-
-
-# ---------------------------------------------------------------- arms of the two notebooks
-
-
-BOOKS = ("alice29", "hamlet")
-FAR = ("asyoulik", "hamlet_folio")  # read by no arm
-
-
 class Arm(NamedTuple):
+    """A network, how it is trained, on which books, and whether dynamic evaluation is priced too."""
+
     config: Config
     recipe: Recipe
     books: tuple[str, ...] = BOOKS
@@ -301,10 +170,22 @@ def library_of(texts: dict[str, str]) -> corpus.Corpus:
 
 
 def read_text(path: Path) -> str:
+    """A text file as UTF-8. Raises UserError: no such file, or other bytes."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no readable UTF-8 text ({error})") from None
+
+
+def ensure(profile: str, wanted: list[tuple[str, int]]) -> Path:
+    """Folder of the runs. Arms (name, seed) that are not there are trained first, in processes of their own."""
+    folder = settings.root() / "runs" / profile / "language"
+    for name, seed in wanted:
+        out = folder / "ablations" if name == "ablations" else folder
+        if not (out if name == "ablations" else out / f"{name}-{seed}").is_dir():
+            command = [sys.executable, "-m", "lib.language.training", "--arm", name, "--seed", str(seed)]
+            subprocess.run([*command, "--profile", profile, "--out", str(out)], check=True, cwd=settings.root())
+    return folder
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ help:
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
 $(STAMP): requirements.txt requirements.lock
 	@command -v git >/dev/null || { echo "git is missing: install git"; exit 1; }
-	@$(PYTHON) -c '$(IN_RANGE)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 is missing: install one, or name it with PYTHON=..."; exit 1; }
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c '$(IN_RANGE)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 is missing: install one, or name it with PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv -h >/dev/null 2>&1 || { echo "the venv module is missing: install python3-venv"; exit 1; }
 	@echo "[1/3] virtual environment .venv ($$($(PYTHON) --version))"
 	@[ -x $(BIN)/uv ] || { rm -rf .venv && $(PYTHON) -m venv .venv; }

@@ -3,8 +3,8 @@
 Batch 4, width 256, one head, an output projection, no biases (262,144 parameters in both attention layers; the LSTM
 of equal width has 525,312), float32, one thread. Time is CPU time of a forward pass and of a step (gradients by
 weights and input), the layers taking turns in one process, median over the turns. Memory is the growth of the
-resident set during one call, in a fresh process per layer and length. Everything is written as a ratio to ours, so
-above 1 means that the other one costs more. `python benchmarks/attention_speed.py` writes attention_speed.json.
+resident set during one call, in a fresh process per layer and length (forward, then step). Everything is written as
+a ratio to ours, so above 1 means that the other one costs more. Writes benchmarks/attention_speed.json.
 """
 
 import os
@@ -25,7 +25,7 @@ from lib.language.symbols import Config
 
 import tensorflow as tf  # isort: skip
 
-BATCH, WIDTH, LENGTHS, TURNS = 4, 256, (128, 256, 512, 1024, 2048), 9
+BATCH, WIDTH, LENGTHS, TURNS = 4, 256, (128, 256, 512, 1024, 2048), 5
 KINDS = ("attention", "keras", "lstm")
 
 
@@ -96,19 +96,23 @@ def resident(name: str) -> int:
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
-def memory_of(kind: str, length: int, name: str) -> float:
-    """MiB that one call adds to the resident set; runs in a process of its own."""
-    graph = calls(kind, length)[name]
+def memory_of(kind: str, length: int) -> list[float]:
+    """MiB that a forward pass and a step add to the resident set; runs in a process of its own."""
+    graphs, grown = calls(kind, length), []
     x = tf.random.stateless_normal((BATCH, length, WIDTH), [0, 0])
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = resident("VmRSS")
-    graph(x)
-    return (resident("VmHWM") - before) / 1024
+    for name in ("forward", "step"):
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        before = resident("VmRSS")
+        graphs[name](x)
+        grown.append((resident("VmHWM") - before) / 1024)
+    return grown
 
 
-def memory(kind: str, length: int, name: str) -> float:
-    command = [sys.executable, __file__, "memory", kind, str(length), name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def memory(kind: str, length: int) -> dict:
+    """The same, measured in a fresh process."""
+    command = [sys.executable, __file__, "memory", kind, str(length)]
+    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return {(kind, "forward"): float(words[-2]), (kind, "step"): float(words[-1])}
 
 
 def generation(context: int = 512, turns: int = 5) -> list[float]:
@@ -144,7 +148,7 @@ def main() -> None:
                 out[tail] = ratio(turns, "", f"{other} over our attention, CPU time, {name}, T = {t}")
                 if other == "keras":
                     time_share.append(1 / out[tail]["value"])
-        mib = {(k, n): memory(k, t, n) for k in KINDS for n in ("forward", "step")}
+        mib = memory("attention", t) | memory("keras", t) | memory("lstm", t)
         for other in KINDS[1:]:
             for name in ("forward", "step"):
                 tail = f"{other}_over_attention_{'memory' if name == 'step' else 'forward_memory'}_{t}"
@@ -166,6 +170,6 @@ if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     if sys.argv[1:2] == ["memory"]:
         training.setup(1)
-        print(memory_of(sys.argv[2], int(sys.argv[3]), sys.argv[4]))
+        print(*memory_of(sys.argv[2], int(sys.argv[3])))
     else:
         main()

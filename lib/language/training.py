@@ -87,7 +87,8 @@ def load_model(path):
     """(arrays, config, tokeniser) of a saved model. Raises UserError: missing, or no model of this project."""
     try:
         with safe_open(path, "numpy") as stored:
-            about, arrays = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
+            about = stored.metadata()
+            arrays = {name: stored.get_tensor(name).astype(np.float32) for name in stored.keys()}
         fields, pieces = json.loads(about["config"]), json.loads(about["pieces"])
         fields["grams"] = tuple(map(tuple, fields["grams"]))
         return arrays, Config(**fields), corpus.Tokeniser(tuple(pieces), list)
@@ -215,6 +216,14 @@ def _train(options, chosen) -> None:
     for name in names:
         arm = known[name]._replace(books=tuple(own)) if own else known[name]
         run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
+
+
+def ship(run: Path) -> Path:
+    """Copy a run's weights to models/, as 16-bit floats, which halves the file; they are read back as 32-bit."""
+    arrays, config, tokeniser = load_model(run / "weights.safetensors")
+    path = settings.root() / "models" / "attention_lm.safetensors"
+    save_arrays(path, {name: a.astype(np.float16) for name, a in arrays.items()}, config, tokeniser.pieces)
+    return path
 
 
 def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:

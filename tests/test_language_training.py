@@ -9,6 +9,7 @@ from lib.language import announced, corpus, ngram, optimiser, training
 from lib.language.symbols import Config
 
 tf = pytest.importorskip("tensorflow")
+SHIPPED = settings.root() / "models" / "attention_lm.safetensors"
 RECIPE = training.Recipe(40, batch=8, adam=5e-3, muon=0.02)
 
 
@@ -218,3 +219,8 @@ def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
     assert training.main(["--arm", "attention", "--text", str(tmp_path / "no.txt"), "--out", str(tmp_path)]) == 1
     assert training.main(["--arm", "gru", "--text", str(text), "--out", str(tmp_path)]) == 1
     assert "no.txt: no readable" in capsys.readouterr().err
+
+
+def test_the_shipped_model_writes():
+    text = training.write_text("To be, or not to be", 40, temperature=0.9, seed=1)
+    assert len(text) == 59 and set(text) <= set(training.load_model(SHIPPED)[2].pieces)

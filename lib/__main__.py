@@ -83,12 +83,14 @@ def add_claims(commands) -> list[str]:
 
 
 def generate(options: argparse.Namespace) -> None:
+    """`generate`: write text with the shipped attention model."""
     from lib.language.training import write_text
 
     print(write_text(options.prompt, options.length, options.temperature, options.top_k, options.top_p, options.seed))
 
 
 def add_generate(commands) -> list[str]:
+    """Parser of `generate`; returns its example."""
     parser = _leaf(commands, "generate", generate, "write text with the shipped attention model")
     parser.add_argument("--prompt", required=True, help="text to go on from")
     parser.add_argument("--length", type=int, default=200, help="characters to write (default 200)")

@@ -11,6 +11,7 @@ Shapes: M training images, V validation images, B batch.
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from lib import data, files, metrics
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 from lib.mixture.run import Diverged, Run, TrainConfig, load_checkpoint, save_checkpoint
-from lib.params import Params, UserError, load, root
+from lib.params import Params, Section, UserError, load, root
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
@@ -121,19 +122,23 @@ def pick_device(name: str) -> torch.device:
 
 
 def configure(params: Params, arm: str, seed: int) -> TrainConfig:
-    """The configuration of an arm in a profile, from `params.yaml`."""
-    section = params.announced
+    """The configuration of an arm in a profile, from its section of `params.yaml`."""
+    section = section_of(params, arm)
     epoch = section.train_images // section.batch
-    recipe = section.model_dump(include={"batch", "learning_rate", "weight_decay", "clip", "balance", "sigma"})
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    recipe = {name: value for name, value in section.model_dump().items() if name in names}
     return TrainConfig(arm, seed, seed, seed, images=section.train_images, steps=section.epochs * epoch,
-                       log_every=section.log_every, val_every=epoch, save_every=epoch, **recipe)  # fmt: skip
+                       val_every=epoch, save_every=min(epoch, 250), **recipe)  # fmt: skip
 
 
-def training_data(params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def section_of(params: Params, arm: str) -> Section:
+    return params.announced if arm.startswith("announced") else params.mixture
+
+
+def training_data(params: Params, section: Section) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training images (M, 3, 32, 32) uint8; validation images clean and noisy, (V, 3, 32, 32) float32 in [0, 1]."""
     images, _ = data.load_cifar("train", params.profile)
     train, val = data.split(len(images), params.seed)
-    section = params.announced
     chosen = val[: section.val_images]
     clean = images[chosen].astype(np.float32) / 255
     # the test images have the noise of `noise_seed` itself; another set needs another seed
@@ -148,7 +153,8 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     """
     config = configure(params, arm, seed)
     checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
-    model, record = fit(config, *training_data(params), device=params.device, threads=params.threads,
+    images = training_data(params, section_of(params, arm))
+    model, record = fit(config, *images, device=params.device, threads=params.threads,
                         log=out / "log.jsonl", checkpoint=checkpoint, resume=True)  # fmt: skip
     about = {"arm": config.arm, "config": record["config"]}
     denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), about)

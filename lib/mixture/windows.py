@@ -113,7 +113,7 @@ class WindowRouter(nn.Module):
         expert = (expert >= first).long() + (expert >= second)  # (M,): 0, 1, 2
         taken = probabilities.flatten(1).gather(1, 3 * order + expert)  # (B, M)
         # value 1, gradient of the probability: a gate with a value of its own was driven to 0 and stayed there
-        return order, 1 + taken - taken.detach(), first, second
+        return order, 1 + (taken - taken.detach()), first, second
 
     @staticmethod
     def _order(probabilities: Tensor, first: int, routing: Routing) -> Tensor:

@@ -117,6 +117,7 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

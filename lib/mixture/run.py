@@ -192,6 +192,7 @@ def optimisers(model: nn.Module, config: TrainConfig) -> tuple[list, list]:
 
 
 def save_checkpoint(run: Run, path: Path) -> None:
+    """The whole state of a run, atomically."""
     about = {"config": denoiser.describe(run.config), "step": run.step, "lines": run.lines}
     denoiser.save_tensors(path, run.state(), about)
 

@@ -46,14 +46,12 @@ def fit(
     """Train one arm; the trained network in evaluation mode, and its record.
 
     Args:
-        images: (M, 3, H, W) uint8 training images.
-        clean, noisy: (V, 3, H, W) float32 in [0, 1], the validation pairs.
+        images: (M, 3, H, W) uint8; clean, noisy: (V, 3, H, W) float32 in [0, 1], the validation pairs.
         log: gets one JSON line per log step.
         checkpoint: written every `save_every` steps, removed at the end; with `resume` the run goes on from it.
 
-    Raises:
-        Diverged: names the step and the checkpoint of the last good state, which stays.
-        UserError: the checkpoint belongs to another configuration.
+    Diverged (a UserError) names the step and the checkpoint of the last good state, which stays; a checkpoint of
+    another configuration is a UserError.
     """
     _prepare(threads)
     run = Run(config, images, pick_device(device))
@@ -132,6 +130,7 @@ def configure(params: Params, arm: str, seed: int) -> TrainConfig:
 
 
 def section_of(params: Params, arm: str) -> Section:
+    """The section of `params.yaml` that an arm reads."""
     return params.announced if arm.startswith("announced") else params.mixture
 
 
@@ -156,16 +155,14 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     images = training_data(params, section_of(params, arm))
     model, record = fit(config, *images, device=params.device, threads=params.threads,
                         log=out / "log.jsonl", checkpoint=checkpoint, resume=True)  # fmt: skip
-    about = {"arm": config.arm, "config": record["config"]}
-    denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), about)
+    denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), {"arm": arm, "config": record["config"]})
     files.write_json(out / "record.json", record)
 
 
 def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch.nn.Module, dict, list[dict]]:
     """The trained network of an arm, its record and its log: from `out` when it is there, else trained now.
 
-    Raises:
-        UserError: what lies in `out` was made with other settings than `params` asks for; both are named.
+    UserError: what lies in `out` was made with other settings than `params` asks for; both are named.
     """
     if not (out / "record.json").is_file():
         train(params, arm, seed, out)
@@ -178,15 +175,15 @@ def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.mixture.training", description="Train one denoiser.")
     parser.add_argument("--arm", required=True, choices=list(denoiser.ARMS))
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", choices=["sample", "full"])
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights.safetensors and record.json")
     options = parser.parse_args(arguments)
-    train(load(options.profile), options.arm, options.seed, options.out)
+    try:
+        train(load(options.profile), options.arm, options.seed, options.out)
+    except UserError as fault:
+        sys.exit(f"error: {fault}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as fault:
-        sys.exit(f"error: {fault}")
+    main()

@@ -48,6 +48,7 @@ def claims_show(options: argparse.Namespace) -> None:
 
 
 def denoise(options: argparse.Namespace) -> None:
+    """Denoise an image file."""
     from lib.mixture.photo import denoise_file
 
     sigma = denoise_file(options.source, options.target, options.sigma)
@@ -90,6 +91,7 @@ def add_claims(commands) -> list[str]:
 
 
 def add_denoise(commands) -> list[str]:
+    """`denoise`."""
     parser = _leaf(commands, "denoise", denoise, "remove noise from a PNG or JPEG with the trained mixture")
     parser.add_argument("source", type=Path, metavar="IN", help="PNG or JPEG of any size; grey, RGB or RGBA")
     parser.add_argument("target", type=Path, metavar="OUT", help="PNG or JPEG to write")

@@ -213,22 +213,18 @@ def _gate_summary(gates: Tensor) -> dict:
 
 
 @torch.no_grad()
-def share_inside(model: Announced, images: Tensor, batch: int = 250) -> Tensor:
-    """Share of patches of images (N, 3, H, W) on which each un-embedding output lies inside (0, 1): (3, patch, patch).
+def dead_outputs(model: Announced, images: Tensor, batch: int = 250) -> int:
+    """How many of the un-embedding's 3 * patch * patch outputs lie outside [0, 1] everywhere on images (N, 3, H, W).
 
-    An output that is never inside shows a constant 0 or 1 and, trained through the clamp, gets no gradient.
+    Such an output shows a constant 0 or 1 and, trained through the clamp, gets no gradient.
     """
-    patch, count = model.size // model.tokens, 0
+    patch = model.size // model.tokens
+    alive = torch.zeros(3, patch, patch, dtype=torch.bool)
     for part in images.split(batch):
         raw = model.raw(part)[0].unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, p)
         inside = (raw > 0) & (raw < 1)
-        count = count + inside.sum((0, 2, 4)).cpu()
-    return count / (len(images) * model.tokens**2)
-
-
-def dead_outputs(model: Announced, images: Tensor, batch: int = 250) -> int:
-    """How many of the un-embedding's outputs are never inside (0, 1) on images (N, 3, H, W)."""
-    return int((share_inside(model, images, batch) == 0).sum())
+        alive |= inside.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).any(0).cpu()
+    return int((~alive).sum())
 
 
 def describe(config) -> dict:

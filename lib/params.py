@@ -61,6 +61,7 @@ class Announced(Section):
 class Mixture(Section):
     """Notebook 03: our mixture, its controls and their common recipe."""
 
+    threads: Count
     sigma: Sigma
     batch: Count
     learning_rate: Positive

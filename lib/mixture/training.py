@@ -152,8 +152,9 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     """
     config = configure(params, arm, seed)
     checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
-    images = training_data(params, section_of(params, arm))
-    model, record = fit(config, *images, device=params.device, threads=params.threads,
+    section = section_of(params, arm)
+    threads = getattr(section, "threads", params.threads)
+    model, record = fit(config, *training_data(params, section), device=params.device, threads=threads,
                         log=out / "log.jsonl", checkpoint=checkpoint, resume=True)  # fmt: skip
     denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), {"arm": arm, "config": record["config"]})
     files.write_json(out / "record.json", record)

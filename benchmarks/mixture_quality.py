@@ -1,8 +1,8 @@
 """What the shipped mixture is worth on all of CIFAR-10's test images: `python benchmarks/mixture_quality.py`.
 
-Needs the full test set (`python -m lib data fetch`) and the weights in models/. Ours and its no-attention control, 10,000
-images, sigma 0.2 clamped, three noise seeds; ours with its windows sent elsewhere; noise levels from 0.05 to 0.5;
-whole photographs that scikit-image brings along. About eight minutes of one thread. Writes benchmarks/mixture_quality.json.
+Needs the full test set (`python -m lib data fetch`) and the weights in models/. Ours and its no-attention control,
+10,000 images, sigma 0.2 clamped, three noise seeds; ours with its windows sent elsewhere; noise levels from 0.05 to
+0.5; whole photographs that scikit-image brings along. About eight minutes of one thread. Writes mixture_quality.json.
 """
 
 import sys

@@ -5,20 +5,25 @@ mutation is killed when a test fails. Prints the table, the tests that no mutati
 were run, writes benchmarks/mixture_mutations.json. Takes about ten minutes of one core.
 """
 
+import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.dont_write_bytecode = True
+
+import numpy  # noqa: E402, F401  (imported once; the children inherit it)
+import pytest  # noqa: E402
+import safetensors.torch  # noqa: E402, F401
+import skimage.metrics  # noqa: E402, F401
+import torch  # noqa: E402, F401
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from lib import evidence, files  # noqa: E402
-
 ANNOUNCED, LAYERS, BOTH = ("announced",), ("layers",), ("announced", "layers")
 
 
@@ -367,11 +372,28 @@ MUTATIONS = [
 ]
 
 
-def run(mutation: Mutation | None) -> list[str]:
-    """The tests that fail in a copy with the mutation, as file::test; ["does not apply"] when its text is not there."""
-    tests = mutation.tests if mutation else BOTH
+class Failures:
+    """A pytest plugin that notes the names of tests, and of those that fail."""
+
+    def __init__(self):
+        self.tests, self.failed = [], []
+
+    def pytest_collection_modifyitems(self, items):
+        self.tests = [item.nodeid.removeprefix("tests/test_mixture_") for item in items]
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.append(report.nodeid.removeprefix("tests/test_mixture_"))
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.failed.append(f"import of {report.nodeid}")
+
+
+def run(mutation: Mutation | None) -> tuple[list[str], list[str]]:
+    """All tests, and those that fail in a copy with the mutation; ValueError when its text is not there just once."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
+        copy = Path(folder).resolve()
         for name in ("lib", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("params.yaml", "pyproject.toml"):
@@ -380,57 +402,56 @@ def run(mutation: Mutation | None) -> list[str]:
             path = copy / "lib" / "mixture" / f"{mutation.module}.py"
             source = path.read_text()
             if source.count(mutation.old) != 1:
-                return ["does not apply"]
+                raise ValueError(f"mutation {mutation.name!r}: its text stands {source.count(mutation.old)} times")
             path.write_text(source.replace(mutation.old, mutation.new))
-        names = [f"tests/test_mixture_{name}.py" for name in tests]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "--tb=no",
-            "-rfE",
-            *names,
-        ]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=300)
-    lines = [line.split(" ", 2)[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return [line.removeprefix("tests/test_mixture_") for line in lines]
+        return _in_child(copy, [f"tests/test_mixture_{name}.py" for name in (mutation.tests if mutation else BOTH)])
 
 
-def all_tests() -> set[str]:
-    """The tests of both files, as they are named in a failure."""
-    names = [f"tests/test_mixture_{name}.py" for name in BOTH]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *names]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return {line.removeprefix("tests/test_mixture_") for line in found if "::" in line}
+def _in_child(copy: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """pytest in a forked process, which has torch but nothing of lib loaded."""
+    read, write_end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads: there are none yet that matter
+        child = os.fork()
+    if child == 0:
+        noted, silent = Failures(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        os.chdir(copy)
+        sys.path.insert(0, str(copy))
+        pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", f"--rootdir={copy}", *names], [noted])
+        os.write(write_end, json.dumps([noted.tests, sorted(set(noted.failed))]).encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    tests, failed = json.loads(text or '[[], ["the process died"]]')
+    return tests, failed
 
 
 def main() -> None:
     chosen = [m for m in MUTATIONS if not sys.argv[1:] or m.name in sys.argv[1:]]
-    if failing := run(None):
+    tests, failing = run(None)
+    if failing:
         sys.exit(f"the tests fail without any mutation: {', '.join(failing)}")
-    killers: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(int(os.environ.get("WORKERS", "1"))) as pool:
-        for mutation, failed in zip(chosen, pool.map(run, chosen), strict=True):
-            killers[mutation.name] = failed
-            first = failed[0] if failed else "SURVIVES"
-            print(f"{mutation.module:9} {mutation.name:50} {len(failed):3}  {first}", flush=True)
-    applied = {name: failed for name, failed in killers.items() if failed != ["does not apply"]}
-    tests, killed = all_tests(), sum(bool(failed) for failed in applied.values())
-    idle = sorted(tests - {test for failed in applied.values() for test in failed})
-    print(
-        f"{killed} of {len(applied)} mutations killed; {len(tests)} tests; never failing: {', '.join(idle) or 'none'}"
-    )
-    if len(applied) == len(MUTATIONS):
-        write(len(tests), len(applied), killed, len(idle))
+    woken: set[str] = set()
+    killed = 0
+    for mutation in chosen:
+        failed = run(mutation)[1]
+        killed, woken = killed + bool(failed), woken | set(failed)
+        print(f"{mutation.module:9} {mutation.name:50} {len(failed):3}  {(failed or ['SURVIVES'])[0]}", flush=True)
+    idle = sorted(set(tests) - woken)
+    print(f"{killed} of {len(chosen)} mutations killed; {len(tests)} tests; never failing: {', '.join(idle) or 'none'}")
+    if len(chosen) == len(MUTATIONS):
+        write(len(tests), len(chosen), killed, len(idle))
 
 
 def write(tests: int, mutations: int, killed: int, idle: int) -> None:
     """The record that the gather stage reads."""
+    sys.path.insert(0, str(ROOT))
+    from lib import evidence, files
+
     values = {
         "mixture_tests": (tests, "tests of the mixture, parametrised ones counted one by one"),
         "mixture_mutations": (mutations, "mutations applied"),

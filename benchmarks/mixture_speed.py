@@ -2,8 +2,9 @@
 
 A training step of the announced mixture layer against its naive gather formulation (tests/reference_mixture.py),
 block-sparse attention against dense attention of torch by number of tokens, peak memory of both (each in a process
-of its own), and milliseconds per 32 x 32 image. What is compared takes turns in one process, so that a busy machine
-slows both alike; the median round counts, the ratio is formed round by round. Writes benchmarks/mixture_speed.json.
+of its own), and milliseconds per 32 x 32 image. Times are those of the CPU, and what is compared takes turns in one
+process, so that a busy machine matters little; the median round counts, a ratio is formed round by round. Writes
+benchmarks/mixture_speed.json.
 """
 
 import resource
@@ -28,13 +29,13 @@ TOKENS, BLOCK, REACH, HEADS, WIDTH = (256, 1024, 4096, 16384), 64, 2, 4, 128
 
 
 def rounds(functions: dict, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each function in each round; the first round warms up."""
+    """CPU milliseconds of each function in each round; the first round warms up."""
     times = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (time.process_time() - start))
     return {name: values[1:] for name, values in times.items()}
 
 
@@ -48,7 +49,9 @@ def ratio(slow: list[float], fast: list[float], what: str, headline: bool = Fals
 def milliseconds(values: list[float], what: str, headline: bool = False) -> dict:
     """The median of the rounds."""
     spread = {"low": min(values), "high": max(values), "sd": statistics.stdev(values)}
-    return evidence.metric(statistics.median(values), unit="ms", n=len(values), what=what, headline=headline, **spread)
+    return evidence.metric(
+        statistics.median(values), unit="CPU ms", n=len(values), what=what, headline=headline, **spread
+    )
 
 
 def announced_layer() -> dict:

@@ -3,7 +3,7 @@
     from lib.mixture.photo import denoise_array; clean = denoise_array(noisy)
 
 The noise level is estimated where none is given: the median absolute value of the finest diagonal Haar details,
-divided by 0.6745 (Donoho and Johnstone 1994). Texture raises the estimate, clipping at black and white lowers it.
+divided by 0.6745 (Donoho and Johnstone 1994), over grey places where few values are clipped. Texture raises it.
 """
 
 from pathlib import Path
@@ -26,7 +26,9 @@ def estimate_sigma(image: np.ndarray) -> float:
     if min(h, w) < 2:
         raise ValueError(f"image is {image.shape[0]} x {image.shape[1]}; at least 2 x 2 pixels are needed to estimate")
     a, b, c, d = (image[i:h:2, j:w:2] for i in (0, 1) for j in (0, 1))
-    return float(np.median(np.abs(a - b - c + d)) / 2 / 0.6745)
+    detail, mean = np.abs(a - b - c + d) / 2, (a + b + c + d) / 4
+    middle = detail[np.abs(mean - 0.5) < 0.2]  # elsewhere clipping hides a part of the noise
+    return float(np.median(middle if middle.size >= 100 else detail) / 0.6745)
 
 
 def denoise_array(image: np.ndarray, sigma: float | None = None, weights: Path | str | None = None) -> np.ndarray:

@@ -47,6 +47,14 @@ def claims_show(options: argparse.Namespace) -> None:
     print(claims.markdown_table(claims.judge_all(claims.read_metrics(profile), profile)))
 
 
+def denoise(options: argparse.Namespace) -> None:
+    """Denoise an image file."""
+    from lib.mixture.photo import denoise_file
+
+    sigma = denoise_file(options.source, options.target, options.sigma)
+    print(f"{options.target}: denoised at sigma {sigma:.3f}{'' if options.sigma else ' (estimated)'}")
+
+
 def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback")
@@ -82,6 +90,15 @@ def add_claims(commands) -> list[str]:
     return ["python -m lib claims"]
 
 
+def add_denoise(commands) -> list[str]:
+    """`denoise`."""
+    parser = _leaf(commands, "denoise", denoise, "remove noise from a PNG or JPEG with the trained mixture")
+    parser.add_argument("source", type=Path, metavar="IN", help="PNG or JPEG of any size; grey, RGB or RGBA")
+    parser.add_argument("target", type=Path, metavar="OUT", help="PNG or JPEG to write")
+    parser.add_argument("--sigma", type=float, help="noise level for pixel values in [0, 1] (default: estimated)")
+    return ["python -m lib denoise noisy.png clean.png --sigma 0.1"]
+
+
 def generate(options: argparse.Namespace) -> None:
     """`generate`: write text with the shipped attention model."""
     from lib.language.training import write_text
@@ -101,7 +118,7 @@ def add_generate(commands) -> list[str]:
     return ['python -m lib generate --prompt "To be, or not to be" --length 200 --temperature 0.9']
 
 
-COMMANDS = (add_data, add_generate, add_claims)
+COMMANDS = (add_data, add_denoise, add_generate, add_claims)
 
 
 def build_parser() -> argparse.ArgumentParser:

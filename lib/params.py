@@ -58,6 +58,29 @@ class Announced(Section):
     log_every: Count
 
 
+class Mixture(Section):
+    """Notebook 03: our mixture, its controls and their common recipe."""
+
+    threads: Count
+    sigma: Sigma
+    batch: Count
+    learning_rate: Positive
+    muon: Positive
+    weight_decay: NotNegative
+    clip: Positive
+    balance: Annotated[float, Field(ge=0, le=0)]
+    average: Share
+    varied: Share
+    flips: bool
+    bf16: bool
+    schedule: Literal["trapezoid"]
+    cooling: Share
+    train_images: Count
+    val_images: Count
+    epochs: Count
+    log_every: Count
+
+
 class Language(Section):
     """Notebooks 04 and 05: the networks, their recipe and how they are priced."""
 
@@ -104,6 +127,7 @@ class Params(Section):
     noise_seed: Seed
     data: Data
     announced: Announced
+    mixture: Mixture
     language: Language
 
 

@@ -56,3 +56,40 @@ def gradient_pairs(fast: MixtureAttention, slow: Reference):
     yield fast.experts.project.bias.grad, project["bias"]
     yield fast.experts.out_weight.grad, torch.stack([e.out.weight.grad for e in slow.experts])
     yield fast.experts.out_bias.grad, torch.stack([e.out.bias.grad for e in slow.experts])
+
+
+def masked_dense(q, k, v, chosen, own, heads, bias=None):
+    """Block attention from all pairs of tokens and a mask; shapes as in lib.mixture.windows.block_attention."""
+    b, m, t, c = k.shape
+    split = [x.reshape(b, -1, heads, c // heads).transpose(1, 2) for x in (q, k, v)]  # (B, H, tokens, d)
+    scores = split[0] @ split[1].transpose(-2, -1) / (c // heads) ** 0.5
+    for image in range(b):
+        for block in range(q.shape[1]):
+            rows = slice(block * t, (block + 1) * t)
+            for other in range(m):
+                columns = slice(other * t, (other + 1) * t)
+                if other not in chosen[image, block]:
+                    scores[image, :, rows, columns] = float("-inf")
+                elif other == own[image, block] and bias is not None:
+                    scores[image, :, rows, columns] += bias
+    return (scores.softmax(-1) @ split[2]).transpose(1, 2).reshape(q.shape)
+
+
+def slow_routed(block, image, order, first, second):
+    """A RoutedBlock for a given order of the windows, window by window, without gates (their value is one)."""
+    from lib.mixture.windows import choose_blocks, to_windows
+
+    windows = to_windows(image, block.t)
+    normed, result = block.norm(windows), windows.clone()
+    for b in range(len(image)):
+        for place in range(second):
+            w = int(order[b, place])
+            expert = block.far if place < first else block.near
+            reach = expert.reach
+            k, v = expert.kv(normed[b : b + 1]).chunk(2, dim=-1)
+            own = torch.tensor([[w]])
+            q = expert.q(normed[b : b + 1, w : w + 1])
+            chosen = choose_blocks(q, k, own, reach)
+            mixed = expert.out(masked_dense(q, k, v, chosen, own, expert.heads, expert.bias[:, expert.offset]))[0, 0]
+            result[b, w] = windows[b, w] + mixed + block.ffn(block.norm2(windows[b, w] + mixed))
+    return result

@@ -12,7 +12,9 @@ Shapes: B images, N tokens, D width, E experts, L routed blocks.
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +23,10 @@ from torch import Tensor, nn
 
 from lib import files
 from lib.mixture.experts import LEARNED, MixtureAttention, Routing
+from lib.mixture.network import Trunk
 from lib.params import UserError
+
+OUTER = ("stem", "head", "level", "mixture.router")  # parts of our network that AdamW trains
 
 
 class Block(nn.Module):
@@ -78,9 +83,20 @@ class Announced(nn.Module):
         return (image if self.training and not self.clamp_training else image.clamp(0, 1)), gates
 
 
+class Arm(NamedTuple):
+    """A network and how its windows are routed, in training and after it."""
+
+    network: Callable[[], nn.Module]
+    routing: str = "learned"
+
+
 ARMS = {
-    "announced": Announced,
-    "announced_unclamped": lambda: Announced(clamp_training=False),
+    "announced": Arm(Announced),
+    "announced_unclamped": Arm(lambda: Announced(clamp_training=False)),
+    "ours": Arm(lambda: Trunk(routed=True)),
+    "ours_random": Arm(lambda: Trunk(routed=True), "random"),
+    "ours_fixed": Arm(lambda: Trunk(routed=True), "fixed"),
+    "unet": Arm(lambda: Trunk(routed=False)),
 }
 
 
@@ -90,7 +106,14 @@ def build(arm: str, seed: int) -> nn.Module:
         raise UserError(f"arm = {arm!r}: allowed are {', '.join(ARMS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ARMS[arm]()
+        return ARMS[arm].network()
+
+
+def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Convolutions and linear layers between the first and the last: what Muon trains."""
+    parts = [part for name, part in model.named_modules() if not name.startswith(OUTER) and "film" not in name]
+    layers = [p for p in parts if isinstance(p, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    return [layer.weight for layer in layers]
 
 
 def parameters(model: nn.Module) -> int:

@@ -1,0 +1,183 @@
+"""Speed of the mixtures on one CPU thread: `python benchmarks/mixture_speed.py [layer attention memory latency]`.
+
+A training step of the announced mixture layer against its naive gather formulation (tests/reference_mixture.py),
+block-sparse attention against dense attention of torch by number of tokens, peak memory of both (each in a process
+of its own), and milliseconds per 32 x 32 image. Times are those of the CPU, and what is compared takes turns in one
+process, so that a busy machine matters little; the median round counts, a ratio is formed round by round. Writes
+benchmarks/mixture_speed.json in about three minutes; with names of parts, only those are measured again.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from reference_mixture import Reference
+
+from lib import evidence, files
+from lib.mixture import denoiser, experts, windows
+
+TOKENS, BLOCK, REACH, HEADS, WIDTH = (256, 1024, 4096, 16384), 64, 2, 4, 128
+
+
+def rounds(functions: dict, repeats: int) -> dict[str, list[float]]:
+    """CPU milliseconds of each function in each round; the first round warms up."""
+    times = {name: [] for name in functions}
+    for _ in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            times[name].append(1e3 * (time.process_time() - start))
+    return {name: values[1:] for name, values in times.items()}
+
+
+def ratio(slow: list[float], fast: list[float], what: str, headline: bool = False) -> dict:
+    """The median over rounds of slow / fast, with the range of the rounds as its spread."""
+    each = sorted(s / f for s, f in zip(slow, fast, strict=True))
+    spread = {"low": each[0], "high": each[-1], "sd": statistics.stdev(each)}
+    return evidence.metric(statistics.median(each), unit="times", n=len(each), what=what, headline=headline, **spread)
+
+
+def milliseconds(values: list[float], what: str, headline: bool = False) -> dict:
+    """The median of the rounds."""
+    spread = {"low": min(values), "high": max(values), "sd": statistics.stdev(values)}
+    return evidence.metric(
+        statistics.median(values), unit="CPU ms", n=len(values), what=what, headline=headline, **spread
+    )
+
+
+def announced_layer() -> dict:
+    """Forward, and forward with backward, of the announced mixture layer at its own size: B = 64, N = 64, D = 128."""
+    torch.manual_seed(0)
+    fast, tokens = experts.MixtureAttention(), torch.randn(64, 64, 128)
+    slow = Reference(fast)
+
+    def train(layer):
+        layer.zero_grad()
+        layer(tokens)[0].square().mean().backward()
+
+    def infer(layer):
+        with torch.no_grad():
+            layer(tokens)
+
+    out = {}
+    for key, function, what in (("step", train, "forward and backward"), ("forward", infer, "forward")):
+        times = rounds({"fast": lambda f=function: f(fast), "slow": lambda f=function: f(slow)}, 7)
+        text = f"announced mixture layer, {what}: naive gather over ours, 64 images"
+        out[f"announced_{key}_speedup"] = ratio(times["slow"], times["fast"], text, headline=key == "step")
+        out[f"announced_{key}_ms"] = milliseconds(times["fast"], f"announced mixture layer, {what}, 64 images, ours")
+    return out
+
+
+def inputs(tokens: int, grad: bool):
+    """q, k, v as blocks and as heads, for 4,096 tokens in all or one sequence where it is longer."""
+    batch = max(1, 4096 // tokens)
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randn(3, batch, tokens // BLOCK, BLOCK, WIDTH, generator=generator)
+    heads = blocks.reshape(3, batch, tokens, HEADS, -1).transpose(2, 3).contiguous()
+    return [[x.clone().requires_grad_(grad) for x in form] for form in (blocks, heads)]
+
+
+def sparse(q, k, v):
+    """Own block and the two best others of 64 tokens each."""
+    own = torch.arange(q.shape[1]).expand(q.shape[:2])
+    return windows.block_attention(q, k, v, own, REACH, HEADS)
+
+
+def attention() -> dict:
+    """Block-sparse over dense attention, by number of tokens."""
+    out = {}
+    for tokens in TOKENS:
+        for grad in (False, True):
+            blocks, heads = inputs(tokens, grad)
+
+            def run(function, tensors, grad=grad):
+                with torch.set_grad_enabled(grad):
+                    result = function(*tensors)
+                if grad:
+                    result.sum().backward()
+
+            calls = {"block": lambda r=run, b=blocks: r(sparse, b)}
+            calls["dense"] = lambda r=run, h=heads: r(F.scaled_dot_product_attention, h)
+            times = rounds(calls, 3 if tokens > 4096 else 7)
+            key, what = ("_train", "forward and backward") if grad else ("", "forward")
+            text = f"{tokens:,} tokens, {what}: dense over block-sparse attention"
+            name = f"block_sparse_speedup_{tokens}{key}"
+            out[name] = ratio(times["dense"], times["block"], text, headline=tokens == 4096)
+    return out
+
+
+def memory() -> dict:
+    """Peak memory that one forward and backward adds, in a fresh process each."""
+    out = {}
+    for tokens in TOKENS:
+        for kind in ("block", "dense"):
+            command = [sys.executable, __file__, "--memory", kind, str(tokens)]
+            got = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            what = f"peak memory added by one forward and backward, {kind} attention, {tokens:,} tokens in one image"
+            out[f"{kind}_attention_mib_{tokens}"] = evidence.metric(got, unit="MiB", n=1, what=what)
+    return out
+
+
+def peak(kind: str, tokens: int) -> float:
+    """MiB by which the resident memory of this process rises at its highest (Linux counts it)."""
+    torch.set_num_threads(1)
+    blocks, heads = ([x[:1] for x in form] for form in inputs(tokens, True))
+    function, tensors = (sparse, blocks) if kind == "block" else (F.scaled_dot_product_attention, heads)
+    function(*(x[:, :4] for x in tensors)).sum().backward()  # libraries load their parts now
+    Path("/proc/self/clear_refs").write_text("5")  # the highest value starts again
+    before = _status("VmRSS")
+    function(*tensors).sum().backward()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])  # KiB
+
+
+@torch.no_grad()
+def latency() -> dict:
+    """Milliseconds per 32 x 32 image, alone and in batches of 64."""
+    models = {arm: denoiser.build(arm, 0).eval() for arm in ("ours", "unet", "announced")}
+    out = {}
+    for batch in (1, 64):
+        images, sigma = torch.rand(batch, 3, 32, 32), torch.full((batch,), 0.2)
+        calls = {arm: lambda m=model, x=images, s=sigma: m(x, s) for arm, model in models.items()}
+        for arm, times in rounds(calls, 15).items():
+            what = f"{arm}, a 32 x 32 image in a batch of {batch}"
+            head = arm == "ours" and batch == 64
+            name = "mixture_ms_per_image" if head else f"{arm}_ms_per_image_batch_{batch}"
+            out[name] = milliseconds([t / batch for t in times], what, headline=head)
+    return out
+
+
+PARTS = {"layer": announced_layer, "attention": attention, "memory": memory, "latency": latency}
+RECORD = ROOT / "benchmarks" / "mixture_speed.json"
+
+
+def main():
+    if "--memory" in sys.argv:
+        print(peak(sys.argv[-2], int(sys.argv[-1])))
+        return
+    torch.set_num_threads(1)
+    chosen = sys.argv[1:] or list(PARTS)
+    out = json.loads(RECORD.read_text())["metrics"] if sys.argv[1:] and RECORD.is_file() else {}
+    for name in chosen:
+        found = PARTS[name]()
+        print({name: round(entry["value"], 2) for name, entry in found.items()}, flush=True)
+        out |= found
+    run = {"device": "cpu", "seed": 0, "threads": 1, **evidence.environment()}
+    files.write_json(RECORD, {"study": "mixture_speed", "metrics": out, "run": run})
+
+
+if __name__ == "__main__":
+    main()

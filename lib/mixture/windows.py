@@ -1,0 +1,194 @@
+"""Hard routing of windows to attention experts, and attention over chosen blocks of keys.
+
+An image's tokens are cut into windows of t x t. A linear router sees each window's mean and spread and sends it to
+exactly one of three experts of fixed capacity: global (own window and the `reach` best other windows), local (own
+window), skip (nothing is computed). Shapes depend on the image size alone, so nothing is dropped or padded and no
+balance loss is needed. The gradient reaches the router through the gate, the probability of the
+expert taken, whose value is replaced by 1 (straight through).
+
+Global attention is block-sparse as in Native Sparse Attention (Yuan et al. 2025) and MoBA (Lu et al. 2025): whole
+windows of keys are chosen by the product of pooled queries and keys. Departures: the blocks are two-dimensional,
+the own window is always among them, it carries a relative position bias, and there is no causal order.
+
+Shapes: B images, M windows of T = t * t tokens, Q of them with queries, S = 1 + reach blocks of keys, C channels,
+H heads, d = C / H.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.mixture.experts import LEARNED, Routing
+
+CHUNK = 1024  # query windows at a time: memory stays linear in tokens although all pairs of windows are scored
+PLANS = ("learned", "random", "fixed", "all", "none")
+
+
+def to_windows(image: Tensor, t: int) -> Tensor:
+    """(B, C, H, W) with H and W multiples of t -> (B, M, T, C), windows and their tokens row by row."""
+    b, c, h, w = image.shape
+    if h % t or w % t:
+        raise ValueError(f"image is {h} x {w}; both must be multiples of the window, {t}")
+    cut = image.reshape(b, c, h // t, t, w // t, t)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, t * t, c)
+
+
+def from_windows(windows: Tensor, t: int, h: int, w: int) -> Tensor:
+    """The inverse of `to_windows`: (B, M, T, C) -> (B, C, h, w)."""
+    b, _, _, c = windows.shape
+    return windows.reshape(b, h // t, w // t, t, t, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
+
+
+def choose_blocks(q: Tensor, k: Tensor, own: Tensor, reach: int) -> Tensor:
+    """The key blocks of each query block: its own first, then the `reach` best others by pooled q . k.
+
+    q (B, Q, T, C), k (B, M, T, C), own (B, Q) the place of each query block in k -> (B, Q, S).
+    """
+    if reach == 0:
+        return own[..., None]
+    with torch.no_grad():
+        scores = q.mean(2) @ k.mean(2).mT  # (B, Q, M)
+        scores.scatter_(2, own[..., None], math.inf)
+        return scores.topk(min(1 + reach, k.shape[1]), dim=2).indices  # (B, Q, S)
+
+
+def block_attention(
+    q: Tensor, k: Tensor, v: Tensor, own: Tensor, reach: int, heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """Attention of query blocks (B, Q, T, C) over the blocks of k, v (B, M, T, C) chosen for each -> (B, Q, T, C).
+
+    `bias` (H, T, T) is added to the scores within the own block. Memory and the time of the attention grow with
+    Q * S, not with Q * M; only the choice compares all pairs of blocks, one number a pair and a chunk at a time.
+    """
+    chunks = zip(q.split(CHUNK, 1), own.split(CHUNK, 1), strict=True)
+    parts = [_attend_chosen(part, k, v, choose_blocks(part, k, at, reach), heads, bias) for part, at in chunks]
+    return torch.cat(parts, dim=1)
+
+
+def _attend_chosen(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    # whole blocks are contiguous rows, so the gather is a copy of rows and the heads are views of it
+    keys, values = (take(x, chosen.flatten(1)).view(-1, chosen.shape[2] * x.shape[2], heads, x.shape[3] // heads)
+                    for x in (k, v))  # (B * Q, S * T, H, d)  # fmt: skip
+    queries = q.reshape(-1, q.shape[2], heads, q.shape[3] // heads)  # (B * Q, T, H, d)
+    if bias is not None:  # the own block stands first
+        bias = F.pad(bias, (0, keys.shape[1] - bias.shape[2])).to(q.dtype)[None]  # (1, H, T, S * T)
+    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (queries, keys, values)), attn_mask=bias)
+    return out.transpose(1, 2).reshape(q.shape)
+
+
+def take(windows: Tensor, index: Tensor) -> Tensor:
+    """The windows (B, M, T, C) at index (B, Q), image by image -> (B, Q, T, C)."""
+    return windows.flatten(0, 1).index_select(0, _flat(index, windows.shape[1])).unflatten(0, index.shape)
+
+
+def _flat(index: Tensor, windows: int) -> Tensor:
+    """Places (B, Q) within images as places within the batch (B * Q,)."""
+    return (index + windows * torch.arange(len(index), device=index.device)[:, None]).flatten()
+
+
+class WindowRouter(nn.Module):
+    """Sends every window to one expert; the capacities are shares of the windows of each image."""
+
+    def __init__(self, width: int, share_global: float, share_local: float):
+        super().__init__()
+        self.shares = share_global, share_global + share_local
+        self.score = nn.Linear(2 * width, 3)
+
+    def forward(self, windows: Tensor, routing: Routing) -> tuple[Tensor, Tensor, int, int]:
+        """windows (B, M, T, C) -> order (B, M), gates in that order (B, M), and two places in it.
+
+        The windows before the first place go to the global expert, those before the second to the local one, the
+        rest is skipped. `routing` replaces the learned order: random, fixed (one pattern for all images), all
+        (every window global), none.
+        """
+        features = torch.cat([windows.mean(2), windows.abs().mean(2)], dim=-1)  # (B, M, 2C)
+        probabilities = self.score(features).softmax(-1)  # (B, M, 3): global, local, skip
+        total = windows.shape[1]
+        shares = {"all": (1, 1), "none": (0, 0)}.get(routing.how, self.shares)
+        first, second = (round(total * share) for share in shares)
+        order = self._order(probabilities.detach(), first, routing)
+        expert = torch.arange(total, device=order.device)
+        expert = (expert >= first).long() + (expert >= second)  # (M,): 0, 1, 2
+        taken = probabilities.flatten(1).gather(1, 3 * order + expert)  # (B, M)
+        # value 1, gradient of the probability: a gate with a value of its own was driven to 0 and stayed there
+        return order, 1 + (taken - taken.detach()), first, second
+
+    @staticmethod
+    def _order(probabilities: Tensor, first: int, routing: Routing) -> Tensor:
+        b, m, _ = probabilities.shape
+        if routing.how == "learned":
+            far, near, _ = probabilities.unbind(-1)
+            chosen = torch.zeros_like(far).scatter_(1, far.topk(first, 1).indices, 1)  # (B, M)
+            return torch.where(chosen > 0, 1 + far, near).argsort(dim=1, descending=True, stable=True)
+        if routing.how == "random":
+            if routing.generator is None:
+                raise ValueError("routing 'random' needs a torch.Generator: Routing('random', generator)")
+            keys = torch.rand(b, m, generator=routing.generator, device=routing.generator.device)
+            return keys.argsort(1).to(probabilities.device)
+        if routing.how in PLANS:  # golden-ratio steps spread the experts evenly over the image
+            keys = torch.arange(m, device=probabilities.device) * 0.6180339887 % 1
+            return keys.argsort().expand(b, m)
+        raise ValueError(f"routing is {routing.how!r}; choose one of {', '.join(PLANS)}")
+
+
+class WindowAttention(nn.Module):
+    """One expert: attention of some windows over blocks of all windows, with a relative bias in the own window."""
+
+    def __init__(self, width: int, heads: int, t: int, reach: int):
+        super().__init__()
+        self.heads, self.reach = heads, reach
+        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(heads, (2 * t - 1) ** 2))
+        row, column = torch.meshgrid(torch.arange(t), torch.arange(t), indexing="ij")
+        place = torch.stack([row.flatten(), column.flatten()], 1)  # (T, 2)
+        offset = place[:, None] - place[None] + t - 1  # (T, T, 2)
+        self.register_buffer("offset", offset[..., 0] * (2 * t - 1) + offset[..., 1], persistent=False)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, queries: Tensor, windows: Tensor, own: Tensor) -> Tensor:
+        """queries (B, Q, T, C), windows (B, M, T, C), own (B, Q): their places in windows -> (B, Q, T, C)."""
+        bias = self.bias[:, self.offset]  # (H, T, T)
+        k, v = self.kv(windows).chunk(2, dim=-1)
+        return self.out(block_attention(self.q(queries), k, v, own, self.reach, self.heads, bias))
+
+
+class RoutedBlock(nn.Module):
+    """Windows -> router -> global, local or no attention, then a GELU layer on the windows that were not skipped."""
+
+    def __init__(
+        self, width: int, heads: int, t: int = 4, reach: int = 1, shares: tuple = (0.5, 0.25), hidden: int = 0
+    ):
+        super().__init__()
+        self.t = t
+        self.norm, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.router = WindowRouter(width, *shares)
+        self.far, self.near = WindowAttention(width, heads, t, reach), WindowAttention(width, heads, t, 0)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, hidden or 2 * width), nn.GELU(), nn.Linear(hidden or 2 * width, width)
+        )
+        nn.init.zeros_(self.ffn[2].weight)
+        nn.init.zeros_(self.ffn[2].bias)
+
+    def forward(self, image: Tensor, routing: Routing = LEARNED) -> tuple[Tensor, Tensor]:
+        """image (B, C, H, W) -> the same shape, and the expert of each window (B, M): 0 global, 1 local, 2 skip."""
+        h, w = image.shape[2:]
+        windows = to_windows(image, self.t)
+        normed = self.norm(windows)
+        order, gates, first, second = self.router(normed, routing)
+        routed, far, near = order[:, :second], order[:, :first], order[:, first:second]
+        expert = torch.full_like(order, 2).scatter_(1, routed, 1).scatter_(1, far, 0)
+        if second == 0:
+            return image, expert
+        change = self.far(take(normed, far), normed, far) if first else normed[:, :0]
+        if second > first:
+            own = take(normed, near)
+            places = torch.arange(second - first, device=own.device).expand_as(near)
+            change = torch.cat([change, self.near(own, own, places)], dim=1)  # (B, Q, T, C)
+        change = change + self.ffn(self.norm2(take(windows, routed) + change))
+        change = gates[:, :second, None, None] * change
+        rows, change = _flat(routed, order.shape[1]), change.flatten(0, 1).to(windows.dtype)
+        result = windows.flatten(0, 1).index_add(0, rows, change).unflatten(0, order.shape)
+        return from_windows(result, self.t, h, w), expert

@@ -1,0 +1,471 @@
+"""Do the tests of the mixture bite? `python tests/mutations.py [NAME ...]` breaks the code in one place at a time.
+
+Each mutation is applied to a copy of lib and tests in a temporary folder, and the tests of the mixture run there. A
+mutation is killed when a test fails. Prints the table, the tests that no mutation makes fail, and, when all mutations
+were run, writes benchmarks/mixture_mutations.json. Takes about a quarter of an hour of one core;
+WORKERS=2 takes two.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.dont_write_bytecode = True
+
+import numpy  # noqa: E402, F401  (imported once; the children inherit it)
+import pytest  # noqa: E402
+import safetensors.torch  # noqa: E402, F401
+import skimage.metrics  # noqa: E402, F401
+import torch  # noqa: E402, F401
+
+ROOT = Path(__file__).resolve().parents[1]
+ANNOUNCED, LAYERS, BOTH = ("announced",), ("layers",), ("announced", "layers")
+
+
+class Mutation(NamedTuple):
+    """One change of one place; `tests` names the files test_mixture_*.py that run."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = LAYERS
+
+
+MUTATIONS = [
+    # the announced network
+    Mutation(
+        "patch embedding without bias",
+        "denoiser",
+        "patch, stride=patch)\n        self.positions",
+        "patch, stride=patch, bias=False)\n        self.positions",
+        ANNOUNCED,
+    ),
+    Mutation("one position too many", "denoiser", "self.tokens**2, width))", "self.tokens**2 + 1, width))", ANNOUNCED),
+    Mutation(
+        "norms without shift",
+        "denoiser",
+        "nn.LayerNorm(width), nn.LayerNorm(width)",
+        "nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)",
+        ANNOUNCED,
+    ),
+    Mutation("hidden layer one short", "denoiser", "hidden: int = 256", "hidden: int = 255", ANNOUNCED),
+    Mutation(
+        "un-embedding without bias",
+        "denoiser",
+        "self.unembed = nn.ConvTranspose2d(width, 3, patch, stride=patch)",
+        "self.unembed = nn.ConvTranspose2d(width, 3, patch, stride=patch, bias=False)",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "router too narrow",
+        "experts",
+        "nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, len(keep))",
+        "nn.Linear(width, width // 4), nn.ReLU(), nn.Linear(width // 4, len(keep))",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "one output bias for all experts",
+        "experts",
+        "self.out_bias = nn.Parameter(torch.empty(len(keep), width)",
+        "self.out_bias = nn.Parameter(torch.empty(1, width)",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "merge without bias",
+        "experts",
+        "self.merge = nn.Linear(width, width)",
+        "self.merge = nn.Linear(width, width, bias=False)",
+        ANNOUNCED,
+    ),
+    Mutation("mask off", "experts", "attn_mask=kept)", "attn_mask=None)", ANNOUNCED),
+    Mutation("one key too few", "experts", "scores.topk(k, dim=-1", "scores.topk(k - 1, dim=-1", ANNOUNCED),
+    Mutation(
+        "threshold instead of exactly k",
+        "experts",
+        "return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, top, True)",
+        "return scores >= scores.gather(-1, top).amin(-1, keepdim=True)",
+        ANNOUNCED,
+    ),
+    Mutation("dense only above k", "experts", "if keep >= k.shape[-2]:", "if keep >= k.shape[-2] - 1:", ANNOUNCED),
+    Mutation("gates not applied", "experts", "* gates[..., None]  # (B, N, E, D)", "", ANNOUNCED),
+    Mutation(
+        "gates detached",
+        "experts",
+        "return self.merge(self.experts(tokens, replace_gates(gates, routing))), gates",
+        "return self.merge(self.experts(tokens, replace_gates(gates, routing).detach())), gates",
+        ANNOUNCED,
+    ),
+    Mutation("gates by sigmoid", "experts", "nn.Softmax(dim=-1)", "nn.Sigmoid()", ANNOUNCED),
+    Mutation("hard routing takes the smallest", "experts", "gates.argmax(-1)", "gates.argmin(-1)", ANNOUNCED),
+    Mutation(
+        "shuffled router is not shuffled",
+        "experts",
+        "return gates[:, order.to(gates.device)]",
+        "return gates",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "unknown routing passes",
+        "experts",
+        'raise ValueError(f"routing is {routing.how!r}; choose one',
+        'return gates\n    raise ValueError(f"routing is {routing.how!r}; choose one',
+        ANNOUNCED,
+    ),
+    Mutation(
+        "balance term with the sign turned",
+        "experts",
+        "(-math.log(experts) - means.log())",
+        "(math.log(experts) + means.log())",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "never clamped",
+        "denoiser",
+        "(image if self.training and not self.clamp_training else image.clamp(0, 1))",
+        "image",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "switch of the clamp ignored",
+        "denoiser",
+        "(image if self.training and not self.clamp_training else image.clamp(0, 1))",
+        "image.clamp(0, 1)",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "size not checked", "denoiser", "if noisy.shape[1:] != (3, self.size, self.size):", "if False:", ANNOUNCED
+    ),
+    Mutation("denoise leaves evaluation mode on", "denoiser", "model.train(was_training)", "pass", ANNOUNCED),
+    Mutation("entropy in nats", "denoiser", "100 * entropy.item() / math.log(experts)", "entropy.item()", ANNOUNCED),
+    Mutation(
+        "outputs above one count as alive", "denoiser", "inside = (raw > 0) & (raw < 1)", "inside = raw > 0", ANNOUNCED
+    ),
+    Mutation(
+        "initial weights from the global generator",
+        "denoiser",
+        "with torch.random.fork_rng(devices=[]):",
+        "if True:",
+        ANNOUNCED,
+    ),
+    # files
+    Mutation("another configuration is accepted", "denoiser", "    if differ:\n", "    if False:\n", ANNOUNCED),
+    Mutation(
+        "written in place",
+        "denoiser",
+        "with files.atomic(path) as partial:\n        partial.write_bytes(data)",
+        "Path(path).write_bytes(data)",
+        ANNOUNCED,
+    ),
+    # training
+    Mutation(
+        "order not seeded",
+        "run",
+        "torch.Generator().manual_seed(config.order_seed)",
+        "torch.Generator().manual_seed(0)",
+        BOTH,
+    ),
+    Mutation(
+        "noise not seeded",
+        "run",
+        "torch.Generator(device).manual_seed(config.noise_seed)",
+        "torch.Generator(device).manual_seed(torch.Generator().seed() % 2**31)",
+        BOTH,
+    ),
+    Mutation(
+        "initial seed ignored",
+        "run",
+        "denoiser.build(config.arm, config.init_seed)",
+        "denoiser.build(config.arm, 0)",
+        ANNOUNCED,
+    ),
+    Mutation("state without the noise generator", "run", 'self.noise.set_state(tensors["noise"])', "pass", BOTH),
+    Mutation(
+        "state without the optimiser",
+        "run",
+        'optimiser.load_state_dict({"state": slots, "param_groups": groups})',
+        "pass",
+        BOTH,
+    ),
+    Mutation("state without the averages", "run", "if self.config.average else [])", "if False else [])"),
+    Mutation("divergence goes unseen", "run", "if not (norm.isfinite() and loss < 1):", "if False:", ANNOUNCED),
+    Mutation(
+        "images not checked",
+        "run",
+        "if images.dtype != np.uint8 or images.shape[1:2] != (3,) or len(images) != config.images:",
+        "if False:",
+        ANNOUNCED,
+    ),
+    Mutation("rate constant", "run", 'optimiser.param_groups[0]["lr"] = share * full', "pass", BOTH),
+    Mutation("cosine by step", "run", "step // self.epoch)", "step / self.epoch)", ANNOUNCED),
+    Mutation(
+        "cooling from the start",
+        "run",
+        "(self.steps - step) / (self.cooling * self.steps)",
+        "(self.steps - step) / self.steps",
+    ),
+    Mutation(
+        "validation not logged",
+        "training",
+        "if validate or run.step % config.log_every == 0:",
+        "if run.step % (2 * config.log_every) == 0:",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "Muon also trains the first layer",
+        "denoiser",
+        'OUTER = ("stem", "head", "level", "mixture.router")',
+        'OUTER = ("head", "level", "mixture.router")',
+    ),
+    Mutation("Muon off", "run", "if config.muon else []", "if False else []"),
+    Mutation("averages off", "run", "mean.lerp_(value, 1 - decay)", "mean.copy_(value)"),
+    Mutation("never flipped", "run", "clean = clean.flip(3)", "pass"),
+    Mutation("one noise level", "run", "torch.where(draw[0] < config.varied, spread, sigma)", "sigma"),
+    Mutation(
+        "levels spread evenly, not by their logarithm",
+        "run",
+        "SIGMAS[0] * (SIGMAS[1] / SIGMAS[0]) ** draw[1]",
+        "SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * draw[1]",
+    ),
+    Mutation("bfloat16 ignored", "run", "torch.bfloat16, enabled=config.bf16)", "torch.bfloat16, enabled=False)"),
+    Mutation("gradient thrown away", "run", "            optimiser.step()\n", "            pass\n"),
+    # windows
+    Mutation("rows and columns exchanged", "windows", "cut.permute(0, 2, 4, 3, 5, 1)", "cut.permute(0, 2, 4, 5, 3, 1)"),
+    Mutation("windows not put back", "windows", ".permute(0, 5, 1, 3, 2, 4)", ".permute(0, 5, 3, 1, 2, 4)"),
+    Mutation("remainders not checked", "windows", "if h % t or w % t:", "if False:"),
+    Mutation("scale missing", "windows", "attn_mask=bias)", "attn_mask=bias, scale=1.0)"),
+    Mutation("bias missing", "windows", "attn_mask=bias)", "attn_mask=None)"),
+    Mutation("own block not forced", "windows", "scores.scatter_(2, own[..., None], math.inf)", "pass"),
+    Mutation(
+        "worst blocks instead of best",
+        "windows",
+        "scores = q.mean(2) @ k.mean(2).mT",
+        "scores = -q.mean(2) @ k.mean(2).mT",
+    ),
+    Mutation("one block too many", "windows", "min(1 + reach, k.shape[1])", "min(2 + reach, k.shape[1])"),
+    Mutation("number of blocks not limited", "windows", "min(1 + reach, k.shape[1])", "1 + reach"),
+    Mutation(
+        "values of the wrong image",
+        "windows",
+        "(index + windows * torch.arange(len(index), device=index.device)[:, None])",
+        "index",
+    ),
+    Mutation("last chunk lost", "windows", "return torch.cat(parts, dim=1)", "return torch.cat(parts[:1], dim=1)"),
+    Mutation(
+        "relative places folded",
+        "windows",
+        "offset[..., 0] * (2 * t - 1) + offset[..., 1]",
+        "offset[..., 0] + offset[..., 1]",
+    ),
+    Mutation(
+        "capacity off by one",
+        "windows",
+        "first, second = (round(total * share) for share in shares)",
+        "first, second = (min(total, round(total * share) + 1) for share in shares)",
+    ),
+    Mutation(
+        "router constant",
+        "windows",
+        "probabilities = self.score(features).softmax(-1)",
+        "probabilities = self.score(0 * features).softmax(-1)",
+    ),
+    Mutation("router blind to spread", "windows", "windows.abs().mean(2)], dim=-1)", "windows.mean(2)], dim=-1)"),
+    Mutation("router blind to the mean", "windows", "torch.cat([windows.mean(2),", "torch.cat([0 * windows.mean(2),"),
+    Mutation("gate detached", "windows", "1 + (taken - taken.detach())", "1 + 0 * taken.detach()"),
+    Mutation("gate with a value", "windows", "1 + (taken - taken.detach())", "taken"),
+    Mutation("gate of another expert", "windows", "gather(1, 3 * order + expert)", "gather(1, 3 * order + 2 - expert)"),
+    Mutation(
+        "lowest scores go to the global expert",
+        "windows",
+        "far.topk(first, 1).indices",
+        "far.topk(first, 1, largest=False).indices",
+    ),
+    Mutation(
+        "local expert takes the lowest scores",
+        "windows",
+        "torch.where(chosen > 0, 1 + far, near)",
+        "torch.where(chosen > 0, 1 + far, -near)",
+    ),
+    Mutation(
+        "random routing without its generator",
+        "windows",
+        "generator=routing.generator, device=routing.generator.device)",
+        "device=routing.generator.device)",
+    ),
+    Mutation("random routing does not ask for a generator", "windows", "if routing.generator is None:", "if False:"),
+    Mutation("fixed routing by rows", "windows", "* 0.6180339887 % 1", ""),
+    Mutation(
+        "fixed routing depends on the image",
+        "windows",
+        "return keys.argsort().expand(b, m)",
+        "return (keys + probabilities[..., 0]).argsort(1)",
+    ),
+    Mutation("unknown plan passes", "windows", "if routing.how in PLANS:", "if True:"),
+    Mutation("all means learned", "windows", '{"all": (1, 1), "none": (0, 0)}.get', '{"none": (0, 0)}.get'),
+    Mutation("none means learned", "windows", '{"all": (1, 1), "none": (0, 0)}.get', '{"all": (1, 1)}.get'),
+    Mutation(
+        "local windows look at the wrong place",
+        "windows",
+        "own = take(normed, near)",
+        "own = take(normed, far)[:, :1].expand(-1, second - first, -1, -1)",
+    ),
+    Mutation(
+        "hidden layer without the attention", "windows", "take(windows, routed) + change))", "take(windows, routed)))"
+    ),
+    Mutation("attention is not added", "windows", "change = change + self.ffn(", "change = self.ffn("),
+    Mutation(
+        "skipped windows are scaled",
+        "windows",
+        "result = windows.flatten(0, 1).index_add(",
+        "result = (0.9 * windows).flatten(0, 1).index_add(",
+    ),
+    Mutation(
+        "dense in disguise", "windows", "choose_blocks(part, k, at, reach)", "choose_blocks(part, k, at, k.shape[1])"
+    ),
+    Mutation(
+        "nothing is skipped in time",
+        "windows",
+        "        if second == 0:\n            return image, expert\n",
+        "        if second == 0:\n            self.far(take(normed, order), normed, order)\n"
+        "            return image, expert\n",
+    ),
+    Mutation(
+        "experts swapped in the map",
+        "windows",
+        ".scatter_(1, routed, 1).scatter_(1, far, 0)",
+        ".scatter_(1, routed, 0).scatter_(1, far, 1)",
+    ),
+    # network
+    Mutation(
+        "noise level not an input",
+        "network",
+        "level = self.level(sigma.log()[:, None])",
+        "level = self.level(0 * sigma.log()[:, None])",
+    ),
+    Mutation(
+        "prediction not in units of sigma", "network", "padded - sigma[:, None, None, None] * noise", "padded - noise"
+    ),
+    Mutation(
+        "prediction replaces the input",
+        "network",
+        "image = padded - sigma[:, None, None, None] * noise",
+        "image = sigma[:, None, None, None] * noise",
+    ),
+    Mutation("clamped in training", "network", "(image if self.training else image.clamp(0, 1))", "image.clamp(0, 1)"),
+    Mutation("never clamped at evaluation", "network", "(image if self.training else image.clamp(0, 1))", "image"),
+    Mutation("padding not cut off", "network", "[:, :, :h, :w]", "[:, :]"),
+    Mutation("always repeated at the border", "network", 'mode = "reflect" if', 'mode = "replicate" if'),
+    Mutation("always reflected at the border", "network", 'else "replicate"', 'else "reflect"'),
+    Mutation("control of another size", "network", "range(3 if routed else 2)", "range(3)"),
+    Mutation("mixture left out", "network", "if self.mixture is not None:", "if False:"),
+    Mutation(
+        "random arm is routed by its router",
+        "denoiser",
+        'Arm(lambda: Trunk(routed=True), "random")',
+        "Arm(lambda: Trunk(routed=True))",
+    ),
+]
+
+
+class Failures:
+    """A pytest plugin that notes the names of tests, and of those that fail."""
+
+    def __init__(self):
+        self.tests, self.failed = [], []
+
+    def pytest_collection_modifyitems(self, items):
+        self.tests = [item.nodeid.removeprefix("tests/test_mixture_") for item in items]
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.append(report.nodeid.removeprefix("tests/test_mixture_"))
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.failed.append(f"import of {report.nodeid}")
+
+
+def run(mutation: Mutation | None) -> tuple[list[str], list[str]]:
+    """All tests, and those that fail in a copy with the mutation; ValueError when its text is not there just once."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder).resolve()
+        for name in ("lib", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("params.yaml", "pyproject.toml"):
+            shutil.copy(ROOT / name, copy / name)
+        if mutation:
+            path = copy / "lib" / "mixture" / f"{mutation.module}.py"
+            source = path.read_text()
+            if source.count(mutation.old) != 1:
+                raise ValueError(f"mutation {mutation.name!r}: its text stands {source.count(mutation.old)} times")
+            path.write_text(source.replace(mutation.old, mutation.new))
+        return _in_child(copy, [f"tests/test_mixture_{name}.py" for name in (mutation.tests if mutation else BOTH)])
+
+
+def _in_child(copy: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """pytest in a forked process, which has torch but nothing of lib loaded."""
+    read, write_end = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads: there are none yet that matter
+        child = os.fork()
+    if child == 0:
+        noted, silent = Failures(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        os.chdir(copy)
+        sys.path.insert(0, str(copy))
+        pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", f"--rootdir={copy}", *names], [noted])
+        os.write(write_end, json.dumps([noted.tests, sorted(set(noted.failed))]).encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    tests, failed = json.loads(text or '[[], ["the process died"]]')
+    return tests, failed
+
+
+def main() -> None:
+    chosen = [m for m in MUTATIONS if not sys.argv[1:] or m.name in sys.argv[1:]]
+    tests, failing = run(None)
+    if failing:
+        sys.exit(f"the tests fail without any mutation: {', '.join(failing)}")
+    woken: set[str] = set()
+    killed = 0
+    with ThreadPoolExecutor(int(os.environ.get("WORKERS", "1"))) as pool:
+        for mutation, (_, failed) in zip(chosen, pool.map(run, chosen), strict=True):
+            killed, woken = killed + bool(failed), woken | set(failed)
+            print(f"{mutation.module:9} {mutation.name:50} {len(failed):3}  {(failed or ['SURVIVES'])[0]}", flush=True)
+    idle = sorted(set(tests) - woken)
+    print(f"{killed} of {len(chosen)} mutations killed; {len(tests)} tests; never failing: {', '.join(idle) or 'none'}")
+    if len(chosen) == len(MUTATIONS):
+        write(len(tests), len(chosen), killed, len(idle))
+
+
+def write(tests: int, mutations: int, killed: int, idle: int) -> None:
+    """The record that the gather stage reads."""
+    sys.path.insert(0, str(ROOT))
+    from lib import evidence, files
+
+    values = {
+        "mixture_tests": (tests, "tests of the mixture, parametrised ones counted one by one"),
+        "mixture_mutations": (mutations, "mutations applied"),
+        "mixture_mutations_killed": (killed, "mutations that a test noticed"),
+        "mixture_tests_idle": (idle, "tests that no mutation made fail"),
+    }
+    out = {name: evidence.metric(v, n=1, what=what, headline="idle" not in name) for name, (v, what) in values.items()}
+    run_ = {"device": "cpu", "seed": 0, "threads": 1, **evidence.environment()}
+    files.write_json(
+        ROOT / "benchmarks" / "mixture_mutations.json", {"study": "mixture_mutations", "metrics": out, "run": run_}
+    )
+
+
+if __name__ == "__main__":
+    main()

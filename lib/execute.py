@@ -55,7 +55,9 @@ def notebook_parameters(source: Path, sections: list[str], chosen: params.Params
     """The values to inject: exactly the parameters that the notebook declares, no more and no fewer."""
     from papermill import inspect_notebook
 
-    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed")} | {"output": output}
+    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed", "seeds")} | {
+        "output": output
+    }
     for section in sections:
         if section not in params.SECTIONS:
             raise params.UserError(f"{section}: no such section in params.yaml; there are {', '.join(params.SECTIONS)}")
@@ -95,7 +97,7 @@ def _prepare_kernel(chosen: params.Params) -> None:
     import matplotlib.font_manager
 
     _ = matplotlib.font_manager.fontManager
-    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ |= {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
     for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(chosen.threads)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(params.root()), os.environ.get("PYTHONPATH")]))

@@ -5,6 +5,7 @@ into frozen pydantic models, so that a wrong key, type or range stops before any
 value and what is allowed.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ class UserError(Exception):
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=1, description="noise standard deviation, pixel values in [0, 1]")]
 
@@ -32,7 +34,7 @@ class Section(BaseModel):
 class Data(Section):
     """Notebook 01: the data and their noise."""
 
-    noise_seed: Annotated[int, Field(ge=0)]
+    noise_seed: Seed
     sigma: Sigma
     blur_sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     val_share: Share
@@ -61,7 +63,9 @@ class Params(Section):
     profile: Literal["sample", "full"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    full_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     data: Data
     announced: Announced
 
@@ -79,6 +83,14 @@ def root() -> Path:
         if (folder / "params.yaml").is_file():
             return folder
     raise UserError("params.yaml: not found in any folder above lib/; run from a clone of the project")
+
+
+def output_folder(output: str) -> Path:
+    """Where a notebook writes: its parameter `output` under the root, unless NOTEBOOK_OUTPUT names another place.
+
+    Tests that run a notebook again set the variable, so that they never touch committed results.
+    """
+    return Path(os.environ.get("NOTEBOOK_OUTPUT") or root() / output)
 
 
 def load(profile: str | None = None, path: Path | None = None) -> Params:

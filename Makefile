@@ -1,0 +1,58 @@
+# make reproduce | test | lint | readme | full | clean     (README.md says what each does and how long it takes)
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+STAMP := .venv/.complete
+# A stage of the pipeline runs the `python` that PATH names: ours first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE :=
+
+# The first Python 3.11-3.13 on PATH; PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+# Folders of wheels that pip knows are handed on, since uv reads neither pip.conf nor PIP_*.
+LINKS = $$(printf '%s' "$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null \
+	|| $(PYTHON) -m pip config get install.find-links 2>/dev/null)}" | tr '\n ' ',,')
+
+help:
+	@echo "make reproduce   make every result again in a copy and compare with the committed ones"
+	@echo "make test        run all tests, and re-execute and check the committed notebooks"
+	@echo "make lint        ruff over code and notebooks"
+	@echo "make readme      bring the README's generated parts up to date"
+	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU"
+
+# --- environment: set up once, again only when the pins change -------------------------------------------------------
+$(STAMP): requirements.txt requirements.lock
+	@command -v git >/dev/null || { echo "git is missing: install git"; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11, 3.12 or 3.13 is missing: install one, or name it with PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv -h >/dev/null 2>&1 || { echo "the venv module is missing: install python3-venv"; exit 1; }
+	@echo "[1/3] virtual environment .venv ($$($(PYTHON) --version))"
+	@[ -x $(BIN)/uv ] || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	@echo "[2/3] installer"
+	@[ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@echo "[3/3] packages (about 3 GB unpacked)"
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$(LINKS)}" $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python \
+		-r requirements.txt -c requirements.lock
+	@touch $@
+
+# --- what people type ------------------------------------------------------------------------------------------------
+# The clock starts before the installation: that is what a new user waits for.
+reproduce:
+	@started=$$(date +%s) && $(MAKE) --no-print-directory $(STAMP) \
+		&& $(BIN)/python -m lib.pipeline reproduce --started $$started $(if $(RECORD),--record)
+
+test: $(STAMP)
+	@dvc pull --quiet
+	@$(BIN)/python -m pytest -n 2 tests
+	@$(BIN)/python -m pytest -p no:cacheprovider --nbval-lax results/sample/notebooks
+
+lint: $(STAMP)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+readme: $(STAMP)
+	@$(BIN)/python -m lib claims --readme
+
+full: $(STAMP)
+	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full
+
+.PHONY: help reproduce test lint readme full

@@ -1,0 +1,92 @@
+"""The command line: `python -m lib COMMAND`. Each command calls one function and imports what it needs inside it.
+
+To add a command: write `add_NAME(commands)` like `add_data`, with an example, and put it into COMMANDS.
+A UserError is one line on stderr and exit code 2; --debug shows the traceback.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lib.params import UserError
+
+
+def data_fetch(options: argparse.Namespace) -> None:
+    from lib.fetch import fetch
+
+    folder = fetch(options.cache)
+    print(f"CIFAR-10 is complete in {folder}")
+    if options.cache:
+        print(f"everything else finds it there when CIFAR10_CACHE={folder.resolve()} is set")
+
+
+def data_verify(options: argparse.Namespace) -> None:
+    from lib.data import verify
+
+    for row in verify(options.profile):
+        print(f"{row['sha256']}  {row['bytes']:>10,}  {row['name']}")
+
+
+def data_sample(options: argparse.Namespace) -> None:
+    from lib.fetch import make_sample
+
+    print(f"the sample is written under {make_sample(options.cache, options.out)}")
+
+
+def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_data(commands) -> list[str]:
+    text = "check the shipped data, or get all of CIFAR-10"
+    parser = commands.add_parser("data", help=text, description=text)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    cache = {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "folder of the full set (default: CIFAR10_CACHE, else the user's cache)",
+    }
+    fetch = _leaf(actions, "fetch", data_fetch, "get all of CIFAR-10 (184 MB) into a cache folder")
+    fetch.add_argument("--cache", **cache)
+    verify = _leaf(actions, "verify", data_verify, "check size, labels and sha256 of every file")
+    verify.add_argument("--profile", choices=("sample", "full"), default="sample")
+    sample = _leaf(actions, "sample", data_sample, "draw the shipped sample from the full set again")
+    sample.add_argument("--cache", **cache)
+    sample.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: data/)")
+    return ["python -m lib data verify", "python -m lib data fetch --cache ~/cifar10"]
+
+
+COMMANDS = (add_data,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lib",
+        description="Attention on Trial, from the command line.",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.epilog = "examples:\n" + "\n".join(f"  {example}" for add in COMMANDS for example in add(commands))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (UserError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

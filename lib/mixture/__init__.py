@@ -1,0 +1,1 @@
+"""The mixture wing: the announced sparse-attention denoiser, its rebuilt successor and their training."""

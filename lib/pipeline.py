@@ -1,0 +1,209 @@
+"""Run the whole pipeline in a copy of the last commit: `make reproduce` and `make full`.
+
+`reproduce` forces every stage of the sample profile in a fresh clone under `.reproduce/` and compares: on the same
+processor, versions and threads every committed file must come out equal byte for byte; elsewhere every metric must
+lie within the band that stands beside it in `metrics.json`. `full` runs the full profile in a clone under `.full/`
+that stays between calls, so that an interrupted run goes on where it was, and brings back what it made. Neither
+edits a tracked file of the tree by hand, and the same stages serve both.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib import claims, evidence, files, params
+
+FINGERPRINT = ("processor", "python", "versions", "device", "threads")
+
+
+def reproduce(folder: Path, profile: str = "sample", started: float | None = None, record: bool = False) -> bool:
+    """Run the pipeline in a fresh clone of `folder`'s last commit and print what came out beside what is recorded.
+
+    Args:
+        folder: the project's root.
+        started: seconds since the epoch at which the user's command began (with the installation), else now.
+        record: also write the seconds to `benchmarks/reproduce.json`, for the committed record.
+
+    Returns:
+        True when everything is equal, or inside its band on another machine.
+    """
+    started = started or time.time()
+    with _only_one(folder / ".reproduce"):
+        copy = clone(folder, folder / ".reproduce" / "tree")
+        run_pipeline(copy, profile, started)
+        recorded = json.loads(_git(copy, "show", f"HEAD:results/{profile}/metrics.json"))
+        found = json.loads((copy / "results" / profile / "metrics.json").read_text())
+        equal_machine = fingerprint(found) == fingerprint(recorded)
+        changed = _git(copy, "status", "--porcelain", "--", f"results/{profile}").splitlines()
+        off = outside_band(recorded["metrics"], found["metrics"], exact=equal_machine)
+        ok = not off and not (equal_machine and changed)
+        seconds = round(time.time() - started)
+        print(report(recorded["metrics"], found["metrics"], profile))
+        print(f"\nmachine: {'the recorded one' if equal_machine else 'another one than the recorded'}")
+        print(f"files that differ from the committed ones: {len(changed)}", *changed, sep="\n  ")
+        print("metrics outside their band: " + (", ".join(off) or "none"))
+        print(f"results: {(copy / 'results' / profile).relative_to(folder)}")
+        print(f"{'REPRODUCED' if ok else 'NOT REPRODUCED'} in {_clock(seconds)}")
+        if record and ok:
+            write_seconds(folder / "benchmarks" / "reproduce.json", seconds)
+        return ok
+
+
+def full(folder: Path) -> None:
+    """Run the full profile and bring back `results/full` and the lock entries of its stages.
+
+    Stages that are up to date are not run again, and a training goes on from its last checkpoint.
+    """
+    with _only_one(folder / ".full"):
+        copy = folder / ".full" / "tree"
+        if copy.is_dir():  # keep its cache and checkpoints, take over the last commit
+            _git(copy, "fetch", "--quiet", "origin", "HEAD")
+            _git(copy, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
+        else:
+            clone(folder, copy)
+        choose_full(copy / "params.yaml")
+        run_pipeline(copy, "full", time.time(), force=False)
+        shutil.copytree(copy / "results" / "full", folder / "results" / "full", dirs_exist_ok=True)
+        shutil.copy2(copy / "dvc.lock", folder / "dvc.lock")
+        print("results/full is up to date; commit it with dvc.lock")
+
+
+def choose_full(path: Path) -> None:
+    """Set a copy's params.yaml to the full profile and its seeds."""
+    seeds = list(params.load(path=path).full_seeds)
+    text = re.sub(r"^profile: \w+", "profile: full", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    files.write_text(path, re.sub(r"^seeds: \[.*?\]", f"seeds: {seeds}", text, flags=re.MULTILINE))
+
+
+def clone(folder: Path, target: Path) -> Path:
+    """A fresh clone of the last commit of `folder`, in place of an earlier one."""
+    if _git(folder, "status", "--porcelain"):
+        print("note: uncommitted changes are not part of this run; it takes the last commit")
+    shutil.rmtree(target, ignore_errors=True)
+    _git(folder, "clone", "--quiet", str(folder), str(target))
+    return target
+
+
+def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -> None:
+    """`dvc pull` the data and run the stages, printing stage n of m and the time elapsed.
+
+    Args:
+        force: run every stage, also those that `dvc.lock` and the run cache call up to date.
+
+    Raises:
+        UserError: a stage failed, or with `force` not all of them ran; the stages' own output stands above.
+    """
+    environment = tool_environment()
+    subprocess.run(["dvc", "pull", "--quiet", "data.dvc"], cwd=copy, env=environment, check=True)
+    listed = subprocess.run(
+        ["dvc", "stage", "list", "--name-only"], cwd=copy, env=environment, check=True, capture_output=True, text=True
+    )
+    total = len(listed.stdout.split())
+    command = ["dvc", "repro", *(["--force"] if force else [])]
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    done = 0
+    for line in process.stdout or ():
+        if stage := re.match(r"Running stage '(.+)'", line):
+            done += 1
+            print(f"[{_clock(time.time() - started)}] stage {done} of {total}: {stage[1]}", flush=True)
+        elif line.strip() and not line.startswith(("Updating lock", "Generating lock", "> ")):
+            print(f"    {line.rstrip()}", flush=True)
+    if process.wait():
+        raise params.UserError(f"stage {done} of {total} failed ({profile}); its output stands above")
+    if force and done != total:
+        raise params.UserError(f"{done} of {total} stages ran; `dvc repro --force` must run them all")
+
+
+def tool_environment() -> dict[str, str]:
+    """The process environment with this Python's own tools first, since a stage runs the `python` that PATH names."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
+def fingerprint(collected: dict[str, Any]) -> dict[str, list]:
+    """What decides the last bits of each study's results."""
+    benchmarks = {path.stem for path in (params.root() / "benchmarks").glob("*.json")}
+    runs = {name: run for name, run in collected["runs"].items() if name not in benchmarks}
+    return {name: [run[key] for key in FINGERPRINT] for name, run in runs.items()}
+
+
+def outside_band(recorded: dict[str, dict], found: dict[str, dict], exact: bool) -> list[str]:
+    """Names of the metrics that are missing, new, or off by more than allowed (nothing, when `exact`)."""
+    off = sorted(recorded.keys() ^ found.keys())
+    for name in sorted(recorded.keys() & found.keys()):
+        allowed = 0.0 if exact else recorded[name]["band"]
+        if abs(found[name]["value"] - recorded[name]["value"]) > allowed:
+            off.append(f"{name} {found[name]['value']:.6g} (recorded {recorded[name]['value']:.6g} ± {allowed:g})")
+    return off
+
+
+def report(recorded: dict[str, dict], found: dict[str, dict], profile: str) -> str:
+    """The verdict table for a terminal, measured beside recorded."""
+    lines = [f"{'claim':34} {'measured':>34} {'recorded':>34}  verdict"]
+    then = {v.claim.id: v for v in claims.judge_all(recorded, profile)}
+    for now in claims.judge_all(found, profile):
+        before = then[now.claim.id]
+        changed = "" if before.verdict == now.verdict else f" (recorded: {before.verdict})"
+        measured, noted = claims.number(now.entry), claims.number(before.entry)
+        lines.append(f"{now.claim.id:34} {measured:>34} {noted:>34}  {now.verdict}{changed}")
+    return "\n".join(lines)
+
+
+def write_seconds(path: Path, seconds: int) -> None:
+    what = "seconds of `make reproduce` in an empty folder, installation included"
+    entry = evidence.metric(seconds, unit="s", n=1, what=what, headline=True)
+    run = {"device": "cpu", "cores": os.cpu_count(), **evidence.environment()}
+    files.write_json(path, {"study": "reproduce", "metrics": {"reproduce_seconds": entry}, "run": run})
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise params.UserError(f"{folder.name}/ is in use: another `make reproduce` is running") from None
+        yield
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    if run.returncode:
+        raise params.UserError(f"git {arguments[0]} failed: {' '.join(run.stderr.split())}")
+    return run.stdout
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description="Run the pipeline in a copy.")
+    parser.add_argument("what", choices=("reproduce", "full"))
+    parser.add_argument("--started", type=float, help="when the user's command began, seconds since the epoch")
+    parser.add_argument("--record", action="store_true", help="write the seconds to benchmarks/reproduce.json")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.what == "reproduce":
+            return 0 if reproduce(params.root(), started=chosen.started, record=chosen.record) else 1
+        full(params.root())
+    except params.UserError as error:
+        print(f"lib.pipeline: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,6 +57,27 @@ class Announced(Section):
     log_every: Count
 
 
+class Em(Section):
+    """Notebook 02: EM graph diffusion."""
+
+    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1, strict=False)]
+    patch: Annotated[int, Field(ge=3, le=8)]
+    components: Count
+    rank: Count
+    iterations: Count
+    fit_images: Count
+    fit_patches: Count
+    tune_images: Count
+    eval_images: Count
+    eval_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
+    ridge: NotNegative
+    show_patches: Count
+    show_components: Count
+    loop_steps: Count
+    loop_images: Count
+    loop_seeds: Count
+
+
 class Params(Section):
     """All of `params.yaml` for one profile."""
 
@@ -68,6 +89,7 @@ class Params(Section):
     full_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     data: Data
     announced: Announced
+    em: Em
 
 
 SECTIONS = {

@@ -17,16 +17,9 @@ a fraction of a percent of the variance is; the other directions share one Gauss
 Symbols: B images, H, W; p patch side, D = 3 p^2 (channel, row, column); N patches, R directions, K components.
 """
 
-import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-
-from lib.files import atomic
-from lib.params import UserError
 
 FLOOR = 1e-5  # smallest variance of a component in any direction: about half a grey level of 256, squared
 CHUNK = 32768  # patches of one step of a sum; fixed, so sums do not depend on memory
@@ -60,11 +53,7 @@ def extract(images, patch):
 
 
 def overlap(patches, shape, size):
-    """Images (B, 3, H, W) of `shape`: every pixel the mean over the patches (N, 3 q^2) that cover it.
-
-    The patches sit at the centres of the grid of `size` x `size` windows; q = size - 2m for a margin m leaves the outer
-    pixels to the mirrored windows that the caller padded.
-    """
+    """Images (B, 3, H, W) of `shape`: every pixel the mean over the patches (N, 3 size^2) that cover it."""
     batch, _, height, width = shape
     rows, columns = height - size + 1, width - size + 1
     cells = patches.reshape(batch, rows, columns, 3, size, size)
@@ -249,24 +238,3 @@ def class_posterior(prior, images, sigma):
     logs = [attention(base + np.log(w).astype(np.float32))[1].reshape(len(images), -1) for w in prior.class_weights]
     evidence = np.stack(logs, axis=1).sum(axis=2, dtype=np.float64) / prior.patch**2  # (B, 10)
     return attention(evidence)[0]
-
-
-def save_prior(path, prior):
-    """Write a prior as safetensors with its patch size."""
-    with atomic(path) as partial:
-        tensors = {name: np.ascontiguousarray(value) for name, value in asdict(prior).items()}
-        save_file(tensors, partial, metadata={"patch": json.dumps(prior.patch)})
-
-
-def load_prior(path, patch=None):
-    """Read a prior; UserError if the file is missing, corrupted, or made for another patch size than `patch`."""
-    path = Path(path)
-    try:
-        with safe_open(path, "numpy") as file:
-            prior = Prior(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path.name}: not a readable prior ({reason}); restore it or fit it again") from None
-    if patch is not None and prior.patch != patch:
-        raise UserError(f"{path.name}: made for patches of {prior.patch} pixels, {patch} asked for; fit it again")
-    return prior

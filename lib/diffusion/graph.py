@@ -296,7 +296,7 @@ def diffuse(walk, images, radius, tau, kind="step"):
         return images
     if kind == "resolvent":  # fixed point at the rate tau / (1 + tau)
         x = images
-        for _ in range(int(np.ceil(np.log(1e-5) / np.log(tau / (1 + tau))))if tau else 0):
+        for _ in range(int(np.ceil(np.log(1e-5) / np.log(tau / (1 + tau)))) if tau else 0):
             x = (images + tau * apply(walk, x, radius)) / (1 + tau)
         return x
     raise ValueError(f"unknown kind {kind!r}: step, heat or resolvent")

@@ -29,9 +29,9 @@ class Settings:
 
     sigma_f: float = 0.85
     sigma_s: float = 5.0
-    radius: float = 6.0
+    radius: float = 7.0
     tau: float = 0.05
-    colour: float = 0.08
+    colour: float = 0.07
     spatial: float = 0.7
 
 
@@ -121,9 +121,43 @@ def attend(gram, rhs, anchor, ridge):
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative, got {ridge}")
     system = gram + ridge * np.eye(gram.shape[-1])
-    return np.linalg.solve(system, (rhs + ridge * np.asarray(anchor))[..., None])[..., 0]  # (B, K)
+    return np.linalg.solve(system, (rhs + ridge * np.asarray(anchor))[..., None])[..., 0]  # (B, K) or (K,)
 
 
 def mix(outputs, weights):
     """Mix filters (K, B, 3, H, W) by weights (B, K) -> (B, 3, H, W) float32."""
     return np.einsum("kbchw,bk->bchw", outputs, weights.astype(np.float32))
+
+
+GRIDS = {
+    "sigma_f": (0.7, 0.85, 1.0),
+    "sigma_s": (3.0, 4.0, 5.0, 7.0),
+    "radius": (4.0, 5.0, 6.0, 7.0),
+    "tau": (0.0, 0.05, 0.2),
+    "colour": (0.06, 0.07, 0.08, 0.09, 0.1),
+}
+
+
+def tune(noisy, sigma, settings, *, seed, grids=GRIDS, rounds=1):
+    """Learn the filters' parameters from noisy images (B, 3, H, W) alone: coordinate descent on SURE.
+
+    Returns:
+        the best Settings, and the trail: a dict a trial with the parameter, its value, `risk` = SURE of the best global
+        mix (mean squared error, up to the noise's own share) and these `weights` (K,). The last entry is the best.
+    """
+    trail, best = [], None
+    for name, values in [*grids.items()] * rounds:
+        for value in values:
+            trial = replace(settings, **{name: value})
+            risk, weights = global_weights(*probed_heads(noisy, sigma, trial, seed=seed)[1:])
+            trail.append({"parameter": name, "value": value, "risk": risk, "weights": weights})
+            if best is None or risk < best[0] - 1e-9:
+                best = (risk, trial, trail[-1])
+        settings = best[1]
+    return settings, [*trail, best[2]]
+
+
+def global_weights(gram, rhs):
+    """One set of weights (K,) for all images, and its SURE without the constant term E[y^2] - v: (risk, weights)."""
+    weights = attend(gram.mean(0), rhs.mean(0), np.full(gram.shape[-1], 1 / gram.shape[-1]), 1e-6)
+    return float(weights @ gram.mean(0) @ weights - 2 * weights @ rhs.mean(0)), weights.tolist()

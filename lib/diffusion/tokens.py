@@ -113,7 +113,10 @@ class GraphHeads(nn.Module):
 
     def filters(self, x):
         """x (B, 3, H, W) in [-1, 1] -> F (B, K, 3, H, W)."""
-        features = [F.conv2d(F.pad(x, (m, m, m, m), mode="replicate"), bank) for bank, m in ((self.texture, 1), (self.structure, 2))]
+        features = [
+            F.conv2d(F.pad(x, (m, m, m, m), mode="replicate"), bank)
+            for bank, m in ((self.texture, 1), (self.structure, 2))
+        ]
         count = 1 if self.arm in ("none", "graph", "graph + EM") else 4
         colours = self._around(x)  # (B, 3, S, H, W)
         return torch.stack([self._filter(h, f, x, colours) for h, f in enumerate([*features, x, None][:count])], dim=1)

@@ -6,6 +6,7 @@ STAMP := .venv/.complete
 # A stage of the pipeline runs the `python` that PATH names: ours first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
+export OMP_WAIT_POLICY := PASSIVE
 
 # The first Python 3.11-3.13 on PATH; PYTHON=... chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -44,7 +45,8 @@ reproduce:
 test: $(STAMP)
 	@dvc pull --quiet
 	@$(BIN)/python -m pytest -n 2 tests
-	@$(BIN)/python -m pytest -p no:cacheprovider --nbval-lax results/sample/notebooks
+	@echo "--- the committed notebooks, executed again into a temporary folder and compared"
+	@NOTEBOOK_OUTPUT=$$(mktemp -d) $(BIN)/python -m pytest -v -p no:cacheprovider --nbval-lax results/sample/notebooks
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

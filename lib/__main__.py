@@ -33,6 +33,16 @@ def data_sample(options: argparse.Namespace) -> None:
     print(f"the sample is written under {make_sample(options.cache, options.out)}")
 
 
+def claims_show(options: argparse.Namespace) -> None:
+    from lib import claims, params
+
+    if options.readme:
+        print("README.md: " + ("brought up to date" if claims.fill_readme() else "is up to date"))
+        return
+    profile = options.profile or params.load().profile
+    print(claims.markdown_table(claims.judge_all(claims.read_metrics(profile), profile)))
+
+
 def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback")
@@ -59,7 +69,14 @@ def add_data(commands) -> list[str]:
     return ["python -m lib data verify", "python -m lib data fetch --cache ~/cifar10"]
 
 
-COMMANDS = (add_data,)
+def add_claims(commands) -> list[str]:
+    claims = _leaf(commands, "claims", claims_show, "the announced claims and what the committed results say of them")
+    claims.add_argument("--profile", choices=("sample", "full"), help="default: the one that params.yaml names")
+    claims.add_argument("--readme", action="store_true", help="write the generated parts of README.md instead")
+    return ["python -m lib claims"]
+
+
+COMMANDS = (add_data, add_claims)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -149,6 +149,16 @@ def markdown_table(verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def headline_table(metrics: dict[str, dict]) -> str:
+    """The headline numbers with the band that another machine must stay in."""
+    lines = ["| number | what | value | band elsewhere |", "|---|---|---|---|"]
+    for name, entry in metrics.items():
+        if entry.get("headline"):
+            band = f"± {entry['band']:g} {entry.get('unit', '')}".strip() if entry["band"] else "equal"
+            lines.append(f"| `{name}` | {entry['what']} | {number(entry)} | {band} |")
+    return "\n".join(lines)
+
+
 def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
     """Write generated text between its markers.
 
@@ -183,7 +193,12 @@ def readme_parts(profile: str = "sample") -> tuple[dict[str, str], dict[str, dic
     metrics = read_metrics(profile)
     verdicts = judge_all(metrics, profile)
     tally = ", ".join(f"{count} {name}" for name, count in counts(verdicts).items() if count)
-    return {"verdicts": markdown_table(verdicts), "tally": f"{len(verdicts)} claims: {tally}."}, metrics
+    blocks = {
+        "verdicts": markdown_table(verdicts),
+        "headline": headline_table({name: e for name, e in metrics.items() if name != "reproduce_seconds"}),
+        "tally": f"{len(verdicts)} claims on trial so far: {tally}.",
+    }
+    return blocks, metrics
 
 
 def read_metrics(profile: str) -> dict[str, dict]:

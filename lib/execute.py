@@ -55,16 +55,14 @@ def notebook_parameters(source: Path, sections: list[str], chosen: params.Params
     """The values to inject: exactly the parameters that the notebook declares, no more and no fewer."""
     from papermill import inspect_notebook
 
-    known = {key: getattr(chosen, key) for key in ("profile", "device", "threads", "seed", "seeds")} | {
-        "output": output
-    }
+    values = chosen.model_dump(mode="json")
+    known = {key: value for key, value in values.items() if key not in params.SECTIONS} | {"output": output}
     for section in sections:
         if section not in params.SECTIONS:
             raise params.UserError(f"{section}: no such section in params.yaml; there are {', '.join(params.SECTIONS)}")
-        values = getattr(chosen, section).model_dump(mode="json")
-        if twice := known.keys() & values.keys():
+        if twice := known.keys() & values[section].keys():
             raise params.UserError(f"{source.name}: {', '.join(sorted(twice))} stands in more than one section")
-        known |= values
+        known |= values[section]
     declared = list(inspect_notebook(str(source)))
     if not declared:
         raise params.UserError(f"{source.name}: no cell tagged `parameters`")

@@ -34,7 +34,6 @@ class Section(BaseModel):
 class Data(Section):
     """Notebook 01: the data and their noise."""
 
-    noise_seed: Seed
     sigma: Sigma
     blur_sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
     val_share: Share
@@ -87,6 +86,7 @@ class Params(Section):
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     full_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    noise_seed: Seed
     data: Data
     announced: Announced
     em: Em

@@ -257,7 +257,7 @@ def training_data(params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     chosen = val[: section.val_images]
     clean = images[chosen].astype(np.float32) / 255
     # the test images have the noise of `noise_seed` itself; another set needs another seed
-    noisy = data.add_noise(clean, section.sigma, params.data.noise_seed + 1, indices=chosen)
+    noisy = data.add_noise(clean, section.sigma, params.noise_seed + 1, indices=chosen)
     return images[train[: section.train_images]], clean, noisy
 
 

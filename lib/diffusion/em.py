@@ -5,14 +5,15 @@
     M: pi_k, mu_k weighted means;  weighted covariance = U diag(l) U',  C_k = U diag(max(l - s^2, floor)) U'
     estimate: x_i = sum_k g_ik [mu_k + C_k (C_k + s^2 I)^-1 (y_i - mu_k)], overlapping patches averaged
 
-The M step is the exact maximum under C_k >= floor, so the likelihood cannot fall. With s = 0 the patches are clean; with
-s > 0 the same steps learn the prior from noisy patches alone. sigma itself comes from `estimate_noise`, not from EM, where
-it stalls near its start.
+The M step is the exact maximum under C_k >= floor, so the likelihood cannot fall. With s = 0 the patches are clean;
+with s > 0 the same steps learn the prior from noisy patches alone. sigma itself comes from `estimate_noise`, not
+from EM, where it stalls near its start.
 
-Sources: Zoran and Weiss, "From learning models of natural image patches to whole image restoration", ICCV 2011; Teodoro,
-Almeida and Figueiredo, "Single-frame image denoising and inpainting using Gaussian mixtures", 2015; Houdard, Bouveyron
-and Delon, HDMI, 2018. Departure: the mixture lives in the R leading principal directions of all patches, where all but
-a fraction of a percent of the variance is; the other directions share one Gaussian with diagonal covariance.
+Sources: Zoran and Weiss, "From learning models of natural image patches to whole image restoration", ICCV 2011;
+Teodoro, Almeida and Figueiredo, "Single-frame image denoising and inpainting using Gaussian mixtures", 2015;
+Houdard, Bouveyron and Delon, HDMI, 2018. Departure: the mixture lives in the R leading principal directions of all
+patches, where all but a fraction of a percent of the variance is; the other directions share one Gaussian with
+diagonal covariance.
 
 Symbols: B images, H, W; p patch side, D = 3 p^2 (channel, row, column); N patches, R directions, K components.
 """
@@ -27,8 +28,9 @@ CHUNK = 32768  # patches of one step of a sum; fixed, so sums do not depend on m
 
 @dataclass(frozen=True)
 class Prior:
-    """A patch prior: mean (D,), basis (D, D) with the R mixture directions first, rest (D - R,) variances, weights (K,),
-    means (K, R), vectors (K, R, R) and values (K, R) of the covariances, class_weights (10, K) or (0, K)."""
+    """A patch prior: mean (D,); basis (D, D), the R directions of the mixture first; rest (D - R,) variances;
+    weights (K,), means (K, R), vectors (K, R, R) and values (K, R) of the mixture; class_weights (10, K) or (0, K).
+    """
 
     mean: np.ndarray
     basis: np.ndarray

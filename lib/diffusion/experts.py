@@ -1,11 +1,12 @@
-"""The lightly trained denoiser: the E step chooses a linear map, which sees the noisy patch and what the heads made of it.
+"""The lightly trained denoiser: the E step picks a linear map of the noisy patch and of what the heads made of it.
 
-For each component k of the prior, one ridge regression from a window of the noisy image and of the heads' estimate to the
-clean patch in its middle. The choice is the E step's largest responsibility; overlapping answers are averaged. Since the
-maps are fitted on clamped noise, they need no separate correction of the bias that clamping brings.
+For each component k of the prior, one ridge regression from a window of the noisy image and of the heads' estimate
+to the clean patch in its middle. The choice is the E step's largest responsibility; overlapping answers are
+averaged. Since the maps are fitted on clamped noise, they need no separate correction of the bias that clamping
+brings.
 
-Sources: Jordan and Jacobs, "Hierarchical mixtures of experts and the EM algorithm", Neural Computation 1994; Romano,
-Isidoro and Milanfar, RAISR, 2017 (a bank of filters chosen by hashing; here the posterior chooses).
+Sources: Jordan and Jacobs, "Hierarchical mixtures of experts and the EM algorithm", Neural Computation 1994;
+Romano, Isidoro and Milanfar, RAISR, 2017 (a bank of filters chosen by hashing; here the posterior chooses).
 
 Symbols: B images, H, W; p window side (the prior's patch), q = p - 2 side of the answer, I inputs = 2 * 3 p^2 + 1.
 """
@@ -62,7 +63,7 @@ class Model:
 
 
 def _windows(images, patch):
-    """Windows (N, D) centred on every pixel's answer, mirrored by one pixel at the border, N = B (H - q + 1)(W - q + 1)."""
+    """Windows (N, D) of images mirrored by one pixel at the border, N = B (H - q + 1)(W - q + 1)."""
     return em.extract(np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="symmetric"), patch)
 
 
@@ -122,9 +123,9 @@ def apply_experts(prior, maps, noisy, estimate, sigma):
 
 
 def fit(clean, sigmas, *, patch, components, rank, iterations, patches, tune_images, seed, report=print):
-    """Fit a Model to clean images (N, 3, H, W): settings and weights by SURE, the prior by EM, the maps by regression."""
+    """A Model of clean images (N, 3, H, W): settings and weights by SURE, the prior by EM, the maps by regression."""
     rng = np.random.default_rng(seed)
-    pool = em.extract(clean[: max(1, 10 * patches // clean[0, 0].size)], patch)
+    pool = em.extract(clean[: max(1, 5 * patches // clean[0, 0].size)], patch)
     chosen = pool[rng.choice(len(pool), min(patches, len(pool)), replace=False)]
     prior, history = em.fit_prior(chosen, components, rank, iterations, seed=seed)
     report(
@@ -159,7 +160,7 @@ def load_model(path, patch=None):
     path = Path(path)
     try:
         with safe_open(path, "numpy") as file:
-            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
         prior = em.Prior(**{k.removeprefix("prior."): v for k, v in tensors.items() if k.startswith("prior.")})
         levels = {
             float(s): Level(
@@ -168,10 +169,9 @@ def load_model(path, patch=None):
             for s, a in json.loads(about["levels"]).items()
         }
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise params.UserError(
-            f"{path.name}: not a readable prior ({reason}); restore it with git, or fit it: python -m lib.diffusion.experts"
-        ) from None
+        fault = f"{path.name}: not a readable prior ({' '.join(str(error).split())[:100]})"
+        cure = "restore it with git, or fit it again: python -m lib.diffusion.experts"
+        raise params.UserError(f"{fault}; {cure}") from None
     if patch is not None and prior.patch != patch:
         raise params.UserError(f"{path.name}: made for patches of {prior.patch} pixels, not {patch}; fit it again")
     return Model(prior, levels)

@@ -6,18 +6,19 @@ stencil of offsets, the same for all nodes and images; on the regular grid that 
 
     w_ij = k( max(0, |f_i - f_j|^2 - v_i - v_j) / (h^2 (v_i + v_j) / 2) + |i - j|^2 / (2 sigma_s^2) )
 
-with f = M orthonormal filter responses, v = M times the noise variance at the pixel and k(z) = max(0, 1 - z/16)^16, a
-compact stand-in for exp(-z). A node's own weight is the largest of its others. Operators on the row-normalised walk
-P = D^-1 W: P itself, the symmetric Sinkhorn balance of W, the heat kernel exp(-t(I - P)), the resolvent
-(I + tau(I - P))^-1, and patch-wise averaging, in which the weights of all patches that cover a pixel are averaged first.
+with f = M orthonormal filter responses, v = M times the noise variance at the pixel and k(z) = max(0, 1 - z/16)^16,
+a compact stand-in for exp(-z). A node's own weight is the largest of its others. Operators on the row-normalised
+walk P = D^-1 W: P itself, the symmetric Sinkhorn balance of W, the heat kernel exp(-t(I - P)), the resolvent (I +
+tau(I - P))^-1, and patch-wise averaging, in which the weights of all patches that cover a pixel are averaged first.
 
-Sources: Buades, Coll and Morel, "A non-local algorithm for image denoising", CVPR 2005; Pang and Cheung, "Graph Laplacian
-regularization for image denoising", TIP 2017 (arXiv:1604.07948); Chan, Zickler and Lu, "Understanding symmetric smoothing
-filters" (arXiv:1601.00088). Departures: noise-corrected distances, compact kernel, fixed DCT filters instead of PCA.
+Sources: Buades, Coll and Morel, "A non-local algorithm for image denoising", CVPR 2005; Pang and Cheung, "Graph
+Laplacian regularization for image denoising", TIP 2017 (arXiv:1604.07948); Chan, Zickler and Lu, "Understanding
+symmetric smoothing filters" (arXiv:1601.00088). Departures: noise-corrected distances, compact kernel, fixed DCT
+filters instead of PCA.
 
 Symbols: B images, C channels, H, W rows and columns, M features, S offsets of the stencil. All arrays are float32.
-Every output row is computed by one fixed job (image, strip of rows), so the number of threads never changes a result.
-"""
+Every output row is computed by one fixed job (image, strip of rows), so the number of threads never changes a
+result."""
 
 from functools import cache
 
@@ -160,7 +161,7 @@ def _normalise(weights):
 
 @njit(cache=True)
 def _box(weights, offsets, first, skip, half, height, out):
-    """Average weights (S, R', W) over the (2 half + 1)^2 patches around each pixel; rows of P (S, R, W) that sum to 1."""
+    """Average weights (S, R', W) over the patches of 2 half + 1 pixels that cover a pixel: rows of P (S, R, W)."""
     width = weights.shape[2]
     column = np.zeros(width + 2 * half, np.float32)
     inner = column[half : half + width]

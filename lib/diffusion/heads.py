@@ -1,15 +1,17 @@
-"""Four heads: graph filters that look at texture, structure, colour and position, and the attention that mixes them.
+"""Four heads: graph filters that look at texture, structure, colour and position, and the attention that mixes
+them.
 
     x = sum_h a_h F_h(y),   a = argmin  E |F a - u|^2   estimated without clean data by SURE (Stein 1981):
     (F'F + ridge) a = F'y - sum_i v_i dF_i/dy_i
 
-u is the mean of the clamped observation y; the divergence is taken with one random +-1 probe (Ramani, Blu and Unser,
-TIP 2008) and the linear mix is SURE-LET (Blu and Luisier, TIP 2007). Noise clamped to [0, 1] is neither centred nor of
-constant variance: `clip_mean` and `clip_variance` describe it, and `unclip` undoes the bias of any estimate of u.
+u is the mean of the clamped observation y; the divergence is taken with one random +-1 probe (Ramani, Blu and
+Unser, TIP 2008) and the linear mix is SURE-LET (Blu and Luisier, TIP 2007). Noise clamped to [0, 1] is neither
+centred nor of constant variance: `clip_mean` and `clip_variance` describe it, and `unclip` undoes the bias of any
+estimate of u.
 
-Departure from the announced heads: there the weights are clipped statistics of the patches that never touch a pixel; here
-they are the least-squares weights of four filters, per image, and may be negative. Symbols as in graph.py; K = 4 heads.
-"""
+Departure from the announced heads: there the weights are clipped statistics of the patches that never touch a
+pixel; here they are the least-squares weights of four filters, per image, and may be negative. Symbols as in
+graph.py; K = 4 heads."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -61,11 +63,6 @@ def unclip(mean, sigma):
     return np.interp(mean, _clip_curves(sigma)[0], GRID).astype(np.float32)
 
 
-def check_sigma(sigma):
-    if not 0 < sigma <= 1:
-        raise ValueError(f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}")
-
-
 def head_outputs(images, sigma, settings=Settings()):
     """The four filters of noisy images (B, 3, H, W): (K, B, 3, H, W) float32, in the order of HEADS.
 
@@ -73,6 +70,9 @@ def head_outputs(images, sigma, settings=Settings()):
     structure: 5x5 features and patches; colour: the colours of the texture head's estimate decide, pixel by pixel;
     spatial: distance alone.
     """
+    if not 0 < sigma <= 1:
+        raise ValueError(f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}")
+    images = graph.check_images(images)
     s, shape = settings, (len(images), *images.shape[2:])
     noise = np.full(shape, sigma**2, np.float32)
     texture = graph.features(images, graph.filter_bank(3, 9))

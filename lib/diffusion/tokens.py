@@ -1,23 +1,24 @@
-"""The announced loop, repaired: image -> tokens -> reconstruction through a graph that can learn -> loss -> EM update.
+"""The announced loop, repaired: image -> tokens -> reconstruction through a graph that can learn -> loss -> EM
+update.
 
-Images in [-1, 1] of 32 pixels are seen at 64 (bilinear), as announced: 64 tokens of 8 x 8 pixels from 512 codes. The codebook
-is vector-quantised with a straight-through gradient, moving averages and restarts of dead codes (van den Oord, Vinyals
-and Kavukcuoglu, NeurIPS 2017, its appendix on averages); encoder and codebook start from principal directions and k-means, so
-nothing can collapse. The decoder answers at 32 pixels; four graph filters of its answer R0 are mixed by attention:
+Images in [-1, 1] of 32 pixels are seen at 64 (bilinear), as announced: 64 tokens of 8 x 8 pixels from 512 codes.
+The codebook is vector-quantised with a straight-through gradient, moving averages and restarts of dead codes (van
+den Oord, Vinyals and Kavukcuoglu, NeurIPS 2017, its appendix on averages); encoder and codebook start from
+principal directions and k-means, so nothing can collapse. The decoder answers at 32 pixels; four graph filters of
+its answer R0 are mixed by attention:
 
     F_h = (1 - tau_h) R0 + tau_h P_h R0        R = sum_h a_h F_h,  a = softmax of a per-pixel score
     E:  g_h = softmax_h( log a_h - |x - F_h|^2 / (2 s_h^2) - 3 log s_h )
     M:  s_h^2 in closed form from g;  scores and bandwidths by a gradient step on -sum_h g_h log a_h and the loss
 
-The loss is MSE + 0.2 (1 - SSIM) at 64 pixels plus commitment; SSIM stands for the announced VGG features, whose weights
-are not shipped. Departures: the graph works at 32 pixels on R0 itself, never on the target.
+The loss is MSE + 0.2 (1 - SSIM) at 64 pixels plus commitment; SSIM stands for the announced VGG features, whose
+weights are not shipped. Departures: the graph works at 32 pixels on R0 itself, never on the target.
 
 Symbols: B images, T = 64 tokens, C = 512 codes, E code size, K = 4 heads, S = 25 offsets.
 """
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -147,7 +148,7 @@ class GraphHeads(nn.Module):
         return (log_share.exp()[:, :, None] * outputs).sum(1), outputs, log_share
 
     def em(self, target, outputs, log_share):
-        """One EM step against the target at 32 pixels: updates s_h^2 and returns -sum_h g_h log a_h, mean over pixels."""
+        """One EM step against the target (B, 3, H, W): updates s_h^2, returns the mean of -sum_h g_h log a_h."""
         count = outputs.shape[1]
         error = (outputs - target[:, None]).square().mean(2)  # (B, K, H, W)
         variance = self.variance[:count, None, None]

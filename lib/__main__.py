@@ -12,6 +12,7 @@ from lib.params import UserError
 
 
 def data_fetch(options: argparse.Namespace) -> None:
+    """Get all of CIFAR-10."""
     from lib.fetch import fetch
 
     folder = fetch(options.cache)
@@ -21,6 +22,7 @@ def data_fetch(options: argparse.Namespace) -> None:
 
 
 def data_verify(options: argparse.Namespace) -> None:
+    """Check every file and print its sha256 and size."""
     from lib.data import verify
 
     for row in verify(options.profile):
@@ -28,12 +30,14 @@ def data_verify(options: argparse.Namespace) -> None:
 
 
 def data_sample(options: argparse.Namespace) -> None:
+    """Draw the shipped sample again."""
     from lib.fetch import make_sample
 
     print(f"the sample is written under {make_sample(options.cache, options.out)}")
 
 
 def claims_show(options: argparse.Namespace) -> None:
+    """Print the verdict table, or bring the README's generated parts up to date."""
     from lib import claims, params
 
     if options.readme:
@@ -51,6 +55,7 @@ def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
 
 
 def add_data(commands) -> list[str]:
+    """Add `data fetch | verify | sample` to the subparsers; returns examples for the help."""
     text = "check the shipped data, or get all of CIFAR-10"
     parser = commands.add_parser("data", help=text, description=text)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
@@ -70,6 +75,7 @@ def add_data(commands) -> list[str]:
 
 
 def add_claims(commands) -> list[str]:
+    """Add `claims` to the subparsers; returns examples for the help."""
     claims = _leaf(commands, "claims", claims_show, "the announced claims and what the committed results say of them")
     claims.add_argument("--profile", choices=("sample", "full"), help="default: the one that params.yaml names")
     claims.add_argument("--readme", action="store_true", help="write the generated parts of README.md instead")
@@ -80,6 +86,7 @@ COMMANDS = (add_data, add_claims)
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, from COMMANDS."""
     parser = argparse.ArgumentParser(
         prog="python -m lib",
         description="Attention on Trial, from the command line.",

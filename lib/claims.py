@@ -20,6 +20,11 @@ VERDICTS = (REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING)
 SYSTEMS = {"em": "EM graph diffusion", "mixture": "Sparse-attention mixture", "language": "Causal attention"}
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
+# The README's markers; what stands between two of them never holds the start of another.
+BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->)(?:(?!<!-- begin ).)*?(<!-- end \2 -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- n (\w+) (\S+) -->)[^<]*<!-- /n -->")
+STRAY = re.compile(r"<!-- (?:begin|end|n|/n)\b[^>]*-->")
+
 
 class Rule(BaseModel):
     """Exactly one of: `exact` value, `interval` [low, high], `at_least`, `at_most`, or the reason `not_testable`."""
@@ -33,7 +38,8 @@ class Rule(BaseModel):
 
     @model_validator(mode="after")
     def _one_and_able_to_fail(self) -> "Rule":
-        if len(self.model_fields_set) != 1:
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        if len(given) != 1 or given != self.model_fields_set:
             raise ValueError("exactly one of exact, interval, at_least, at_most, not_testable is needed")
         low, high = self.bounds()
         if self.not_testable is None and not (low <= high):
@@ -80,8 +86,11 @@ class Verdict(NamedTuple):
 def load_ledger(path: Path | None = None) -> list[Claim]:
     """Read `claims.yaml`. Raises UserError: a faulty entry, named by its id, or an id that stands twice."""
     path = path or params.root() / "claims.yaml"
+    entries = params.read_yaml(path).get("claims")
+    if not isinstance(entries, list) or not entries:
+        raise params.UserError(f"{path.name}: no claims; expected a list of them under the key `claims`")
     claims = []
-    for number, raw in enumerate(params.read_yaml(path).get("claims") or [], start=1):
+    for number, raw in enumerate(entries, start=1):
         name = raw.get("id", f"entry {number}") if isinstance(raw, dict) else f"entry {number}"
         try:
             claims.append(Claim.model_validate(raw))
@@ -117,10 +126,12 @@ def judge(claim: Claim, metrics: dict[str, dict], profile: str) -> Verdict:
 
 
 def judge_all(metrics: dict[str, dict], profile: str, ledger: list[Claim] | None = None) -> list[Verdict]:
+    """A verdict for each claim of the ledger, in its order; without a ledger that of `claims.yaml`."""
     return [judge(claim, metrics, profile) for claim in (load_ledger() if ledger is None else ledger)]
 
 
 def counts(verdicts: list[Verdict]) -> dict[str, int]:
+    """How many claims got each verdict, also those that none got."""
     return {name: sum(v.verdict == name for v in verdicts) for name in VERDICTS}
 
 
@@ -129,18 +140,17 @@ def number(entry: dict[str, Any]) -> str:
     if not entry:
         return "–"
     value = entry["value"]
-    if isinstance(value, int) or float(value).is_integer():
-        text = f"{value:,.0f}"
+    width = entry.get("high", value) - entry.get("low", value)
+    if width > 0:
+        digits = min(4, max(2, 1 - math.floor(math.log10(width))))
+        text = f"{value:,.{digits}f} [{entry['low']:,.{digits}f}, {entry['high']:,.{digits}f}]"
     else:
-        width = entry.get("high", value) - entry.get("low", value)
-        digits = min(4, max(2, 1 - math.floor(math.log10(width)))) if width > 0 else 4 if abs(value) < 1 else 2
-        text = f"{value:.{digits}f}"
-        if width > 0:
-            text += f" [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+        text = f"{value:,.{0 if float(value).is_integer() else 4 if abs(value) < 1 else 2}f}"
     return " ".join(filter(None, [text, entry.get("unit")])) + f" (n = {entry['n']:,})"
 
 
 def markdown_table(verdicts: list[Verdict]) -> str:
+    """The verdict table of the README, a row for each claim."""
     lines = ["| system | announced | measured | verdict |", "|---|---|---|---|"]
     for v in verdicts:
         reason = v.claim.rule.not_testable
@@ -165,17 +175,22 @@ def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
     `<!-- begin NAME -->` ... `<!-- end NAME -->` takes a block; `<!-- n KEY FORMAT -->...<!-- /n -->` a number.
 
     Raises:
-        UserError: a marker names a block or a metric that does not exist.
+        UserError: a marker names a block or a metric that does not exist, has no partner, or a format that fails.
     """
 
     def block(match: re.Match) -> str:
         return f"{match[1]}\n{_known(blocks, match[2])}\n{match[3]}"
 
     def value(match: re.Match) -> str:
-        return f"{match[1]}{format(_known(metrics, match[2])['value'], match[3])}<!-- /n -->"
+        number = _known(metrics, match[2])["value"]
+        try:
+            return f"{match[1]}{format(number, match[3])}<!-- /n -->"
+        except ValueError:
+            raise params.UserError(f"README.md: marker {match[2]!r}: {match[3]!r} is no format of {number}") from None
 
-    text = re.sub(r"(<!-- begin ([\w-]+) -->).*?(<!-- end \2 -->)", block, text, flags=re.DOTALL)
-    return re.sub(r"(<!-- n (\w+) (\S+) -->).*?<!-- /n -->", value, text, flags=re.DOTALL)
+    if stray := STRAY.search(VALUE.sub("", BLOCK.sub("", text))):
+        raise params.UserError(f"README.md: marker {stray[0]!r} has no partner or is not complete")
+    return VALUE.sub(value, BLOCK.sub(block, text))
 
 
 def fill_readme(profile: str = "sample", path: Path | None = None) -> bool:
@@ -208,7 +223,7 @@ def read_metrics(profile: str) -> dict[str, dict]:
         return json.loads(path.read_text(encoding="utf-8"))["metrics"]
     except FileNotFoundError:
         raise params.UserError(f"results/{profile}/metrics.json: not found; `dvc repro` makes it") from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise params.UserError(f"results/{profile}/metrics.json: not readable; `dvc repro` makes it again") from None
 
 

@@ -55,14 +55,21 @@ def block_bootstrap(values: np.ndarray, weights: np.ndarray, block: int, seed: i
 
     Args:
         values, weights: (N,); with unit weights and block 1 this is the ordinary bootstrap of the mean. For bits
-            per character: bits of each token, and its characters.
-        block: length of a block in cases; the last one may be shorter.
+            per character: bits of each token, and its characters. Weights are positive.
+        block: length of a block in cases, less than N; the last one may be shorter.
+
+    Raises:
+        ValueError: fewer than two values or blocks, one that is not finite, or a weight that is not positive.
     """
     values, weights = np.asarray(values, float), np.asarray(weights, float)
     if values.ndim != 1 or values.shape != weights.shape or len(values) < 2:
         raise ValueError(f"at least two values are needed, (N,) and (N,); found {values.shape}, {weights.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"values must be finite; {np.sum(~np.isfinite(values))} of {len(values)} are not")
+    if not (np.isfinite(weights) & (weights > 0)).all():
+        raise ValueError("weights must be positive and finite")
+    if not 1 <= block < len(values):
+        raise ValueError(f"block must lie in 1 to {len(values) - 1} for {len(values)} values, found {block}")
     starts = np.arange(0, len(values), block)
     sums, masses = np.add.reduceat(values, starts), np.add.reduceat(weights, starts)  # (M,), M blocks
     rng = np.random.default_rng(seed)

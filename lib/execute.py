@@ -81,6 +81,7 @@ def stabilise(draft: Path, target: Path) -> None:
     notebook = nbformat.read(draft, as_version=4)
     for key in VOLATILE_NOTEBOOK_KEYS:
         notebook.metadata.pop(key, None)
+    notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}  # as it ran
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"

@@ -33,6 +33,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """UTF-8 text, atomically."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -43,5 +44,6 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def sha256(path: Path | str) -> str:
+    """The file's SHA-256 in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

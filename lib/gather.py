@@ -6,6 +6,7 @@ Makes `results/<profile>/metrics.json` (every metric with n, spread, band, and t
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,24 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
         study = read_study(path)
         if twice := sorted(merged.keys() & study["metrics"].keys()):
             raise params.UserError(f"{path.name}: another study already measures {', '.join(twice)}")
+        if study["study"] in runs:
+            raise params.UserError(f"{path.name}: study {study['study']!r} already has a record in another file")
         merged |= {name: {**entry, "study": study["study"]} for name, entry in study["metrics"].items()}
         runs[study["study"]] = study["run"]
     verdicts = claims.judge_all(merged, profile, claims.load_ledger(folder / "claims.yaml"))
+    table = claims.markdown_table(verdicts)
     headline = {name: entry["value"] for name, entry in merged.items() if entry.get("headline")}
     files.write_json(target / "metrics.json", {"profile": profile, "metrics": merged, "runs": runs})
     files.write_json(target / "headline.json", headline)
-    files.write_text(target / "verdicts.md", claims.markdown_table(verdicts) + "\n")
+    files.write_text(target / "verdicts.md", table + "\n")
     return merged
 
 
 def read_study(path: Path) -> dict[str, Any]:
+    """The record that `evidence.write_metrics` wrote. Raises UserError: it is broken, or a metric lacks value or n."""
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
-        complete = all("value" in entry and "n" in entry for entry in study["metrics"].values())
+        complete = all(math.isfinite(entry["value"]) and entry["n"] >= 1 for entry in study["metrics"].values())
         if complete and {"study", "run"} <= study.keys():
             return study
     except (ValueError, KeyError, AttributeError, TypeError):

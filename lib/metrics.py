@@ -26,8 +26,12 @@ def psnr(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def pooled_psnr(clean: np.ndarray, test: np.ndarray) -> float:
-    """PSNR in dB of the mean squared error over all images: never above the mean of PSNRs (Jensen)."""
-    return -10 * math.log10(mse(clean, test).mean())
+    """PSNR in dB of the mean squared error over all images: never above the mean of PSNRs (Jensen).
+
+    Equal images give infinity; shapes that differ are a ValueError.
+    """
+    error = mse(clean, test).mean()
+    return -10 * math.log10(error) if error > 0 else math.inf
 
 
 def mse(clean: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ Sigma = Annotated[float, Field(gt=0, le=1, description="noise standard deviation
 
 
 class Section(BaseModel):
+    """Frozen; an unknown key is an error; types are strict, but an integer passes where a number is asked."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

@@ -21,7 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lib import claims, evidence, files, params
+import yaml
+
+from lib import claims, evidence, files, gather, params
 
 FINGERPRINT = ("processor", "python", "versions", "device", "threads")
 
@@ -43,12 +45,13 @@ def reproduce(folder: Path, profile: str = "sample", started: float | None = Non
         run_pipeline(copy, profile, started)
         recorded = json.loads(_git(copy, "show", f"HEAD:results/{profile}/metrics.json"))
         found = json.loads((copy / "results" / profile / "metrics.json").read_text())
-        equal_machine = fingerprint(found) == fingerprint(recorded)
+        equal_machine = fingerprint(found, copy) == fingerprint(recorded, copy)
         changed = _git(copy, "status", "--porcelain", "--", f"results/{profile}").splitlines()
         off = outside_band(recorded["metrics"], found["metrics"], exact=equal_machine)
         ok = not off and not (equal_machine and changed)
         seconds = round(time.time() - started)
-        print(report(recorded["metrics"], found["metrics"], profile))
+        ledger = claims.load_ledger(copy / "claims.yaml")
+        print(report(recorded["metrics"], found["metrics"], profile, ledger))
         print(f"\nmachine: {'the recorded one' if equal_machine else 'another one than the recorded'}")
         print(f"files that differ from the committed ones: {len(changed)}", *changed, sep="\n  ")
         print("metrics outside their band: " + (", ".join(off) or "none"))
@@ -67,8 +70,10 @@ def full(folder: Path) -> None:
     with _only_one(folder / ".full"):
         copy = folder / ".full" / "tree"
         if copy.is_dir():  # keep its cache and checkpoints, take over the last commit
+            before = params.read_yaml(copy / "dvc.lock") if (copy / "dvc.lock").is_file() else {}
             _git(copy, "fetch", "--quiet", "origin", "HEAD")
             _git(copy, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
+            keep_entries(copy / "dvc.lock", before)
         else:
             clone(folder, copy)
         choose_full(copy / "params.yaml")
@@ -79,10 +84,24 @@ def full(folder: Path) -> None:
 
 
 def choose_full(path: Path) -> None:
-    """Set a copy's params.yaml to the full profile and its seeds."""
+    """Set a copy's params.yaml to the full profile and its seeds; comments and all else stay.
+
+    Raises:
+        UserError: the file is laid out in a way that this does not change rightly.
+    """
     seeds = list(params.load(path=path).full_seeds)
     text = re.sub(r"^profile: \w+", "profile: full", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     files.write_text(path, re.sub(r"^seeds: \[.*?\]", f"seeds: {seeds}", text, flags=re.MULTILINE))
+    changed = params.load(path=path)
+    if changed.profile != "full" or list(changed.seeds) != seeds:
+        raise params.UserError(f"{path.name}: write `profile: sample` and `seeds: [...]` on a line of their own each")
+
+
+def keep_entries(lock: Path, before: dict[str, Any]) -> None:
+    """Put the stages of an earlier lock back that the one checked out does not know: an unfinished run's."""
+    now = params.read_yaml(lock) if lock.is_file() else {"schema": "2.0"}
+    stages = {**before.get("stages", {}), **now.get("stages", {})}
+    files.write_text(lock, yaml.safe_dump({**now, "stages": stages}, sort_keys=False))
 
 
 def clone(folder: Path, target: Path) -> Path:
@@ -103,25 +122,21 @@ def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -
     Raises:
         UserError: a stage failed, or with `force` not all of them ran; the stages' own output stands above.
     """
-    environment = tool_environment()
-    subprocess.run(["dvc", "pull", "--quiet", "data.dvc"], cwd=copy, env=environment, check=True)
-    listed = subprocess.run(
-        ["dvc", "stage", "list", "--name-only"], cwd=copy, env=environment, check=True, capture_output=True, text=True
-    )
-    total = len(listed.stdout.split())
+    _call(copy, "dvc", "pull", "--quiet", "data.dvc")
+    total = len(_call(copy, "dvc", "stage", "list", "--name-only").split())
     command = ["dvc", "repro", *(["--force"] if force else [])]
     process = subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=copy, env=tool_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    done = 0
+    done, name = 0, "none"
     for line in process.stdout or ():
         if stage := re.match(r"Running stage '(.+)'", line):
-            done += 1
-            print(f"[{_clock(time.time() - started)}] stage {done} of {total}: {stage[1]}", flush=True)
+            done, name = done + 1, stage[1]
+            print(f"[{_clock(time.time() - started)}] stage {done} of {total}: {name}", flush=True)
         elif line.strip() and not line.startswith(("Updating lock", "Generating lock", "> ")):
             print(f"    {line.rstrip()}", flush=True)
     if process.wait():
-        raise params.UserError(f"stage {done} of {total} failed ({profile}); its output stands above")
+        raise params.UserError(f"stage {done} of {total} failed: {name} ({profile}); its output stands above")
     if force and done != total:
         raise params.UserError(f"{done} of {total} stages ran; `dvc repro --force` must run them all")
 
@@ -131,9 +146,9 @@ def tool_environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
-def fingerprint(collected: dict[str, Any]) -> dict[str, list]:
-    """What decides the last bits of each study's results."""
-    benchmarks = {path.stem for path in (params.root() / "benchmarks").glob("*.json")}
+def fingerprint(collected: dict[str, Any], folder: Path) -> dict[str, list]:
+    """What decides the last bits of each study's results; the benchmarks of `folder` are no stages and do not count."""
+    benchmarks = {gather.read_study(path)["study"] for path in (folder / "benchmarks").glob("*.json")}
     runs = {name: run for name, run in collected["runs"].items() if name not in benchmarks}
     return {name: [run[key] for key in FINGERPRINT] for name, run in runs.items()}
 
@@ -142,17 +157,17 @@ def outside_band(recorded: dict[str, dict], found: dict[str, dict], exact: bool)
     """Names of the metrics that are missing, new, or off by more than allowed (nothing, when `exact`)."""
     off = sorted(recorded.keys() ^ found.keys())
     for name in sorted(recorded.keys() & found.keys()):
-        allowed = 0.0 if exact else recorded[name]["band"]
+        allowed = 0.0 if exact else recorded[name].get("band", 0.0)
         if abs(found[name]["value"] - recorded[name]["value"]) > allowed:
             off.append(f"{name} {found[name]['value']:.6g} (recorded {recorded[name]['value']:.6g} ± {allowed:g})")
     return off
 
 
-def report(recorded: dict[str, dict], found: dict[str, dict], profile: str) -> str:
+def report(recorded: dict[str, dict], found: dict[str, dict], profile: str, ledger: list[claims.Claim]) -> str:
     """The verdict table for a terminal, measured beside recorded."""
     lines = [f"{'claim':34} {'measured':>34} {'recorded':>34}  verdict"]
-    then = {v.claim.id: v for v in claims.judge_all(recorded, profile)}
-    for now in claims.judge_all(found, profile):
+    then = {v.claim.id: v for v in claims.judge_all(recorded, profile, ledger)}
+    for now in claims.judge_all(found, profile, ledger):
         before = then[now.claim.id]
         changed = "" if before.verdict == now.verdict else f" (recorded: {before.verdict})"
         measured, noted = claims.number(now.entry), claims.number(before.entry)
@@ -161,6 +176,7 @@ def report(recorded: dict[str, dict], found: dict[str, dict], profile: str) -> s
 
 
 def write_seconds(path: Path, seconds: int) -> None:
+    """Record how long `make reproduce` took, as a benchmark that `gather` reads."""
     what = "seconds of `make reproduce` in an empty folder, installation included"
     entry = evidence.metric(seconds, unit="s", n=1, what=what, headline=True)
     run = {"device": "cpu", "cores": os.cpu_count(), **evidence.environment()}
@@ -179,9 +195,13 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    return _call(folder, "git", *arguments)
+
+
+def _call(folder: Path, *command: str) -> str:
+    run = subprocess.run(command, cwd=folder, env=tool_environment(), capture_output=True, text=True)
     if run.returncode:
-        raise params.UserError(f"git {arguments[0]} failed: {' '.join(run.stderr.split())}")
+        raise params.UserError(f"{' '.join(command[:2])} failed: {' '.join(run.stderr.split())}")
     return run.stdout
 
 

@@ -70,10 +70,12 @@ class Em(Section):
     fit_patches: Count
     tune_images: Count
     eval_images: Count
-    eval_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, strict=False)]
+    eval_seed: Annotated[int, Field(ge=0)]
     ridge: NotNegative
     show_patches: Count
     show_components: Count
+    loop_batch: Count
+    loop_every: Count
     loop_steps: Count
     loop_images: Count
     loop_seeds: Count

@@ -1,8 +1,8 @@
 """The announced update rules and graph, as announced, to be looked at: nothing here decides an image.
 
-The rules score the patches of one image, turn the scores into four attention weights, and move sigma and tau by the
-of the change of a loss. The graph joins patches of 8 x 8 pixels on a grid of stride 5 and smooths the matrix of their
-similarities. What the rules read, write and ignore is shown in notebook 02. Constants are the announced ones.
+The rules score the patches of one image, turn the scores into four attention weights, and move sigma and tau by
+the sign of the change of a loss. The graph joins patches of 8 x 8 pixels on a grid of stride 5 and smooths the
+matrix of their similarities. What the rules read, write and ignore is shown in notebook 02. Constants are as announced.
 
 Symbols: n patches of 8 x 8 x 3 = 192 values of one image (H, W, 3) in [0, 1].
 """

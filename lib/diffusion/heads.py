@@ -93,15 +93,16 @@ def head_outputs(images, sigma, settings=Settings()):
     return np.stack(out)  # (K, B, 3, H, W)
 
 
-def probed_heads(images, sigma, settings=Settings(), *, seed, clamp=True, step=0.01):
+def probed_heads(images, sigma, settings=Settings(), *, seed, indices=None, clamp=True, step=0.01):
     """Filters, and what SURE needs of them, for noisy images (B, 3, H, W).
 
     Returns:
         outputs (K, B, 3, H, W); gram (B, K, K) = F'F / N; rhs (B, K) = (F'y - sum_i v_i dF_i/dy_i) / N, N = 3 H W.
-        The probe of image b depends on (seed, b) only.
+        The probe of image b depends on (seed, indices[b]) only; without indices on (seed, b).
     """
     outputs = head_outputs(images, sigma, settings)
-    probe = np.stack([_signs(seed, b, images.shape[1:]) for b in range(len(images))])  # (B, 3, H, W)
+    names = range(len(images)) if indices is None else indices
+    probe = np.stack([_signs(seed, int(name), images.shape[1:]) for name in names])  # (B, 3, H, W)
     moved = head_outputs(images + np.float32(step) * probe, sigma, settings)
     pilot = outputs[:3].mean(axis=0)
     variance = clip_variance(pilot, sigma) if clamp else np.float32(sigma**2)

@@ -183,7 +183,8 @@ def estimate_noise(images, patch=5):
     0 for images without any variation. Clamping shrinks noise, so the answer is the level that is left after it.
     """
     patches = extract(images, patch)
-    values = np.linalg.eigvalsh(np.cov((patches - patches.mean(axis=0)).T.astype(np.float64)))
+    patches -= patches.mean(axis=0, dtype=np.float64).astype(np.float32)
+    values = np.linalg.eigvalsh((patches.T @ patches).astype(np.float64) / len(patches))
     return float(np.sqrt(max(0.0, values[: len(values) // 4].mean())))
 
 

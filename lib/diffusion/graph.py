@@ -285,7 +285,7 @@ def diffuse(walk, images, radius, tau, kind="step"):
         raise ValueError(f"tau = {tau} is not allowed for {kind!r}: from 0 to 1 for a step, not negative otherwise")
     tau = np.float32(tau)
     if kind == "step":
-        return images + tau * (apply(walk, images, radius) - images)
+        return images + tau * (apply(walk, images, radius) - images) if tau else images
     if kind == "heat":  # exp(-tau) sum_n tau^n / n! P^n, in slices of time of at most 2
         for _ in range(slices := max(1, int(np.ceil(tau / 2)))):
             term, t = images, tau / np.float32(slices)

@@ -14,7 +14,7 @@ its answer R0 are mixed by attention:
 The loss is MSE + 0.2 (1 - SSIM) at 64 pixels plus commitment; SSIM stands for the announced VGG features, whose
 weights are not shipped. Departures: the graph works at 32 pixels on R0 itself, never on the target.
 
-Symbols: B images, T = 64 tokens, C = 512 codes, E code size, K = 4 heads, S = 25 offsets.
+Symbols: B images, T = 64 tokens, C = 512 codes, E code size, K = 4 heads, S = 9 offsets.
 """
 
 import math
@@ -90,7 +90,7 @@ class Codebook(nn.Module):
 class GraphHeads(nn.Module):
     """Four differentiable graph filters of an image and the attention that mixes them; `arm` is one of ARMS."""
 
-    def __init__(self, arm, radius=2, seed=0):
+    def __init__(self, arm, radius=1, seed=0):
         super().__init__()
         if arm not in ARMS:
             raise ValueError(f"unknown arm {arm!r}; there are {', '.join(ARMS)}")

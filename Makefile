@@ -9,8 +9,9 @@ export PYTHONDONTWRITEBYTECODE :=
 export OMP_WAIT_POLICY := PASSIVE
 
 # The first Python 3.11-3.13 on PATH; PYTHON=... chooses another.
+IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+	$$p -c '$(IN_RANGE)' 2>/dev/null && { echo $$p; break; }; done)
 # Folders of wheels that pip knows are handed on, since uv reads neither pip.conf nor PIP_*.
 LINKS = $$(printf '%s' "$${PIP_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null \
 	|| $(PYTHON) -m pip config get install.find-links 2>/dev/null)}" | tr '\n ' ',,')
@@ -25,7 +26,7 @@ help:
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
 $(STAMP): requirements.txt requirements.lock
 	@command -v git >/dev/null || { echo "git is missing: install git"; exit 1; }
-	@[ -n "$(PYTHON)" ] || { echo "Python 3.11, 3.12 or 3.13 is missing: install one, or name it with PYTHON=..."; exit 1; }
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c '$(IN_RANGE)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 is missing: install one, or name it with PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv -h >/dev/null 2>&1 || { echo "the venv module is missing: install python3-venv"; exit 1; }
 	@echo "[1/3] virtual environment .venv ($$($(PYTHON) --version))"
 	@[ -x $(BIN)/uv ] || { rm -rf .venv && $(PYTHON) -m venv .venv; }
@@ -44,7 +45,7 @@ reproduce:
 
 test: $(STAMP)
 	@dvc pull --quiet
-	@$(BIN)/python -m pytest -n 2 tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 	@echo "--- the committed notebooks, executed again into a temporary folder and compared"
 	@NOTEBOOK_OUTPUT=$$(mktemp -d) $(BIN)/python -m pytest -v -p no:cacheprovider --nbval-lax results/sample/notebooks
 

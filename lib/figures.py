@@ -27,7 +27,7 @@ def style() -> None:
     """Set matplotlib's defaults for every figure of the project."""
     plt.rcParams.update(
         {
-            "figure.dpi": 100,
+            "figure.dpi": 85,  # in a notebook, whose executed copy is to stay small
             "savefig.dpi": 100,
             "figure.constrained_layout.use": True,
             "font.size": 10,

@@ -27,7 +27,7 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
     target = folder / "results" / profile
     merged: dict[str, dict] = {}
     runs: dict[str, dict] = {}
-    for path in [*sorted((target / "metrics").glob("*.json")), *sorted((folder / "benchmarks").glob("*.json"))]:
+    for path in [*records(target / "metrics"), *records(folder / "benchmarks")]:
         study = read_study(path)
         if twice := sorted(merged.keys() & study["metrics"].keys()):
             raise params.UserError(f"{path.name}: another study already measures {', '.join(twice)}")
@@ -42,6 +42,11 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
     files.write_json(target / "headline.json", headline)
     files.write_text(target / "verdicts.md", table + "\n")
     return merged
+
+
+def records(folder: Path) -> list[Path]:
+    """The records in a folder, without the hidden partial ones that a killed writer left (see `files.atomic`)."""
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
 def read_study(path: Path) -> dict[str, Any]:

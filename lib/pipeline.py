@@ -25,6 +25,16 @@ import yaml
 
 from lib import claims, evidence, files, gather, params
 
+DVC_HINTS = (
+    "Updating lock",
+    "Generating lock",
+    "> ",
+    "To track the",
+    "git add",
+    "To enable auto",
+    "dvc config",
+    "Use `dvc",
+)
 FINGERPRINT = ("processor", "python", "versions", "device", "threads")
 
 
@@ -133,7 +143,7 @@ def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -
         if stage := re.match(r"Running stage '(.+)'", line):
             done, name = done + 1, stage[1]
             print(f"[{_clock(time.time() - started)}] stage {done} of {total}: {name}", flush=True)
-        elif line.strip() and not line.startswith(("Updating lock", "Generating lock", "> ")):
+        elif line.strip() and not line.strip().startswith(DVC_HINTS):
             print(f"    {line.rstrip()}", flush=True)
     if process.wait():
         raise params.UserError(f"stage {done} of {total} failed: {name} ({profile}); its output stands above")
@@ -148,7 +158,7 @@ def tool_environment() -> dict[str, str]:
 
 def fingerprint(collected: dict[str, Any], folder: Path) -> dict[str, list]:
     """What decides the last bits of each study's results; the benchmarks of `folder` are no stages and do not count."""
-    benchmarks = {gather.read_study(path)["study"] for path in (folder / "benchmarks").glob("*.json")}
+    benchmarks = {gather.read_study(path)["study"] for path in gather.records(folder / "benchmarks")}
     runs = {name: run for name, run in collected["runs"].items() if name not in benchmarks}
     return {name: [run[key] for key in FINGERPRINT] for name, run in runs.items()}
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from lib import claims, params
+from lib import claims, files, params
 from lib.claims import EXCEEDED, PENDING, REFUTED, REPRODUCED, UNTESTABLE
 from lib.params import UserError
 
@@ -256,13 +256,23 @@ def test_a_marker_that_cannot_be_filled_is_an_error(text, wanted):
         claims.fill(text, {"t": "x"}, {"gain": {"value": 1.0}})
 
 
-def test_fill_readme_writes_only_when_something_changed(tmp_path):
+def test_fill_readme_writes_only_when_something_changed(monkeypatch, tmp_path):
+    monkeypatch.setattr(params, "root", lambda: tmp_path)
+    ledger(tmp_path, ENTRY)
+    gain = {"value": 2.53, "n": 3, "unit": "dB", "what": "mean gain", "band": 0.1, "headline": True}
+    other = {"value": 7, "n": 1, "what": "not shown", "band": 0}
+    files.write_json(tmp_path / "results" / "sample" / "metrics.json", {"metrics": {"gain_db": gain, "other": other}})
     path = tmp_path / "README.md"
-    path.write_text("<!-- begin verdicts -->\n<!-- end verdicts -->\n")
-    assert claims.fill_readme(path=path) is True
+    blocks = "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in ("tally", "verdicts", "headline"))
+    path.write_text(f"{blocks}It gains <!-- n gain_db .1f --><!-- /n --> dB.\n")
+    assert claims.fill_readme() is True
     written = path.stat().st_mtime_ns, path.stat().st_ino
-    assert "| system |" in path.read_text()
-    assert claims.fill_readme(path=path) is False
+    text = path.read_text()
+    assert text.endswith("It gains <!-- n gain_db .1f -->2.5<!-- /n --> dB.\n")
+    assert "1 claims on trial so far: 1 reproduced." in text
+    assert "| gains 2 dB | 2.53 dB (n = 3) | **reproduced** |" in text
+    assert "| `gain_db` | mean gain | 2.53 dB (n = 3) | ± 0.1 dB |" in text and "not shown" not in text
+    assert claims.fill_readme() is False
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == written
 
 

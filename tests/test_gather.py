@@ -73,6 +73,12 @@ def test_a_second_run_writes_the_same_bytes(project):
     assert {path.name: path.read_bytes() for path in target.iterdir() if path.is_file()} == before
 
 
+def test_what_a_killed_writer_left_is_not_a_record(project):
+    study(project / "results" / "sample" / "metrics", ".01_one.x7k2", {}, "{half of")
+    study(project / "benchmarks", ".speed.x7k2", {}, "")
+    assert set(gather.gather("sample", project)) == {"gain_db", "loss", "other", "ratio"}
+
+
 def test_a_metric_measured_twice(project):
     study(project / "benchmarks", "again", {"loss": {"value": 9, "n": 1}, "other": {"value": 9, "n": 1}})
     refused(project, r"(02_two|again).json: another study already measures loss, other")

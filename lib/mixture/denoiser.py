@@ -94,6 +94,7 @@ def build(arm: str, seed: int) -> nn.Module:
 
 
 def parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -95,15 +95,13 @@ class Run:
             raise Diverged(f"step {self.step + 1}: loss {loss.item()}, gradient norm {norm.item()}")
         self.optimiser.step()
         self.step += 1
-        means = [gate.detach().mean((0, 1)).tolist() for gate in gates]
-        return {"step": self.step, "loss": loss.item(), "mse": mse.item(), "balance": balance.item(), "lr": rate,
-                "gates": means}  # fmt: skip
+        means = {"gates": [gate.detach().mean((0, 1)).tolist() for gate in gates], "lr": rate}
+        return {"step": self.step, "loss": loss.item(), "mse": mse.item(), "balance": balance.item(), **means}
 
     def _set_rate(self) -> float:
         """The announced schedule: half a cosine over the epochs, constant within an epoch."""
-        config = self.config
-        epochs = math.ceil(config.steps / config.epoch)
-        rate = config.learning_rate * (1 + math.cos(math.pi * (self.step // config.epoch) / epochs)) / 2
+        config, epoch = self.config, self.step // self.config.epoch
+        rate = config.learning_rate * (1 + math.cos(math.pi * epoch / math.ceil(config.steps / config.epoch))) / 2
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return rate
@@ -140,8 +138,9 @@ class Run:
 
 
 def save_checkpoint(run: Run, path: Path) -> None:
-    about = {"config": denoiser.describe(run.config), "step": run.step, "lines": run.lines}
-    denoiser.save_tensors(path, run.state(), about)
+    """The whole state of a run, atomically."""
+    config = denoiser.describe(run.config)
+    denoiser.save_tensors(path, run.state(), {"config": config, "step": run.step, "lines": run.lines})
 
 
 def load_checkpoint(run: Run, path: Path) -> None:
@@ -166,14 +165,12 @@ def fit(
     """Train one arm; the trained network in evaluation mode, and its record.
 
     Args:
-        images: (M, 3, H, W) uint8 training images.
-        clean, noisy: (V, 3, H, W) float32 in [0, 1], the validation pairs.
+        images: (M, 3, H, W) uint8; clean, noisy: (V, 3, H, W) float32 in [0, 1], the validation pairs.
         log: gets one JSON line per log step.
         checkpoint: written every `save_every` steps, removed at the end; with `resume` the run goes on from it.
 
-    Raises:
-        Diverged: names the step and the checkpoint of the last good state, which stays.
-        UserError: the checkpoint belongs to another configuration.
+    Diverged (a UserError) names the step and the checkpoint of the last good state, which stays; a checkpoint of
+    another configuration is a UserError.
     """
     _prepare(threads)
     run = Run(config, images, pick_device(device))
@@ -253,8 +250,7 @@ def training_data(params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training images (M, 3, 32, 32) uint8; validation images clean and noisy, (V, 3, 32, 32) float32 in [0, 1]."""
     images, _ = data.load_cifar("train", params.profile)
     train, val = data.split(len(images), params.seed)
-    section = params.announced
-    chosen = val[: section.val_images]
+    section, chosen = params.announced, val[: params.announced.val_images]
     clean = images[chosen].astype(np.float32) / 255
     # the test images have the noise of `noise_seed` itself; another set needs another seed
     noisy = data.add_noise(clean, section.sigma, params.noise_seed + 1, indices=chosen)
@@ -270,16 +266,14 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
     model, record = fit(config, *training_data(params), device=params.device, threads=params.threads,
                         log=out / "log.jsonl", checkpoint=checkpoint, resume=True)  # fmt: skip
-    about = {"arm": config.arm, "config": record["config"]}
-    denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), about)
+    denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), {"arm": arm, "config": record["config"]})
     files.write_json(out / "record.json", record)
 
 
 def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch.nn.Module, dict, list[dict]]:
     """The trained network of an arm, its record and its log: from `out` when it is there, else trained now.
 
-    Raises:
-        UserError: what lies in `out` was made with other settings than `params` asks for; both are named.
+    UserError: what lies in `out` was made with other settings than `params` asks for; both are named.
     """
     if not (out / "record.json").is_file():
         train(params, arm, seed, out)
@@ -292,15 +286,15 @@ def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.mixture.training", description="Train one denoiser.")
     parser.add_argument("--arm", required=True, choices=list(denoiser.ARMS))
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", choices=["sample", "full"])
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights.safetensors and record.json")
     options = parser.parse_args(arguments)
-    train(load(options.profile), options.arm, options.seed, options.out)
+    try:
+        train(load(options.profile), options.arm, options.seed, options.out)
+    except UserError as fault:
+        sys.exit(f"error: {fault}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as fault:
-        sys.exit(f"error: {fault}")
+    main()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 FLOOR = 1e-5  # smallest variance of a component in any direction: about half a grey level of 256, squared
+BATCH = 50  # images denoised at once; bounds the memory
 CHUNK = 32768  # patches of one step of a sum; fixed, so sums do not depend on memory
 
 
@@ -197,6 +198,14 @@ def denoise(images, prior, sigma, weights=None):
     """
     if sigma == 0:
         return images.copy()
+    out = np.empty_like(images)
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        out[part] = _posterior_mean(images[part], prior, sigma, None if weights is None else weights[part])
+    return out
+
+
+def _posterior_mean(images, prior, sigma, weights):
     patches = extract(images, prior.patch)
     rank, per_image = prior.means.shape[1], len(patches) // len(images)
     all_coordinates = (patches - prior.mean) @ prior.basis  # (N, D)

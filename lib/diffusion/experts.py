@@ -25,8 +25,6 @@ from lib import data, params
 from lib.diffusion import em, heads
 from lib.files import atomic
 
-BATCH = 50  # images of one step of a sum; fixed, so that a fit gives the same bytes again
-
 
 @dataclass(frozen=True)
 class Level:
@@ -52,9 +50,12 @@ class Model:
 
     def pilot(self, noisy, sigma):
         """The four heads by their learned global weights, no clean data used: (B, 3, H, W) -> the same shape."""
-        level = self.level(sigma)
-        outputs = heads.head_outputs(noisy, sigma, level.settings)
-        return heads.unclip(heads.mix(outputs, np.tile(level.weights, (len(noisy), 1))), sigma)
+        level, out = self.level(sigma), np.empty_like(noisy)
+        for start in range(0, len(noisy), em.BATCH):
+            outputs = heads.head_outputs(noisy[start : start + em.BATCH], sigma, level.settings)
+            shares = np.tile(level.weights, (outputs.shape[1], 1))
+            out[start : start + em.BATCH] = heads.unclip(heads.mix(outputs, shares), sigma)
+        return out
 
     def denoise(self, noisy, sigma):
         """Clean images in [0, 1] from clamped noisy ones, (B, 3, H, W) float32 each."""
@@ -93,8 +94,8 @@ def fit_experts(prior, clean, noisy, estimate, sigma, *, ridge=3.0):
     count, inputs, answer = len(prior.weights), 6 * prior.patch**2 + 1, prior.patch - 2
     gram = np.zeros((count, inputs, inputs))
     cross = np.zeros((count, inputs, 3 * answer**2))
-    for start in range(0, len(clean), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(clean), em.BATCH):
+        part = slice(start, start + em.BATCH)
         x, chosen = _inputs(prior, noisy[part], estimate[part], sigma)
         target = em.extract(clean[part], answer) - np.float32(0.5)
         for k in np.unique(chosen):
@@ -111,8 +112,8 @@ def fit_experts(prior, clean, noisy, estimate, sigma, *, ridge=3.0):
 def apply_experts(prior, maps, noisy, estimate, sigma):
     """Clean images in [0, 1] from noisy ones and their pilot, (B, 3, H, W) each, by maps of `fit_experts`."""
     out = np.empty_like(noisy)
-    for start in range(0, len(noisy), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(noisy), em.BATCH):
+        part = slice(start, start + em.BATCH)
         x, chosen = _inputs(prior, noisy[part], estimate[part], sigma)
         answers = np.empty((len(x), maps.shape[2]), np.float32)
         for k in np.unique(chosen):
@@ -138,8 +139,7 @@ def fit(clean, sigmas, *, patch, components, rank, iterations, patches, tune_ima
         weights = trail[-1]["weights"]
         model.levels[sigma] = Level(settings, tuple(weights), np.empty(0))
         report(f"sigma {sigma}: {settings}, weights {np.round(weights, 3)}")
-        estimate = np.concatenate([model.pilot(noisy[i : i + BATCH], sigma) for i in range(0, len(noisy), BATCH)])
-        maps = fit_experts(prior, clean, noisy, estimate, sigma)
+        maps = fit_experts(prior, clean, noisy, model.pilot(noisy, sigma), sigma)
         model.levels[sigma] = Level(settings, tuple(weights), maps)
     return model
 

@@ -80,6 +80,18 @@ def edge_picture(walk, y, x, radius):
     return picture / picture.max()
 
 
+def plain_walk(images, sigma, *, sigma_f, sigma_s, radius):
+    """P (B, S, H, W) of the texture features, without averaging over patches."""
+    feat = graph.features(images, graph.filter_bank(3, 9))
+    noise = np.full((len(images), *images.shape[2:]), sigma**2, np.float32)
+    return graph.random_walk(graph.edge_weights(feat, noise, sigma_f=sigma_f, sigma_s=sigma_s, radius=radius))
+
+
+def in_percent(base, values):
+    """Two series (N,) in percent of the mean of the first."""
+    return 100 * base / base.mean(), 100 * values / base.mean()
+
+
 def steps_saved(faster, slower):
     """Percent of the steps saved to the worse of two final validation errors; arguments are histories of `train`."""
     goal, needed = max(faster[-1]["mse"], slower[-1]["mse"]), []
@@ -126,7 +138,7 @@ def component_picture(prior, rows=2, columns=6):
 
 
 def sure_trials(clean, noisy, sigma, settings, seed):
-    """SURE and true error of the best global mix for each value of each grid: {name: (V, 3) value, SURE, error}."""
+    """SURE and true error over each grid, {name: (V, 3) value, SURE, error}, and their correlation."""
     trials, target = {}, heads.clip_mean(clean, sigma)
     for name in ("sigma_f", "sigma_s", "radius", "tau"):
         rows = []
@@ -136,7 +148,8 @@ def sure_trials(clean, noisy, sigma, settings, seed):
             error = np.square(heads.mix(outputs, np.tile(weights, (len(noisy), 1))) - target).mean()
             rows.append((value, risk, error))
         trials[name] = np.array(rows)
-    return trials
+    centred = np.concatenate([rows[:, 1:] - rows[:, 1:].mean(0) for rows in trials.values()])
+    return trials, float(np.corrcoef(centred.T)[0, 1])
 
 
 def class_psnr(prior, train, labels, clean, noisy, sigma):

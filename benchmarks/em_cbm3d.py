@@ -2,10 +2,11 @@
 
 CBM3D is the package bm3d 4.0.3 (Makinen, Azzari and Foi, TIP 2020), no dependency of this project; install it with
 `pip install bm3d==4.0.3` in an environment of your own. It is told the noise deviation before clamping and gets
-the same correction of the clamping bias as our training-free filter. Some ten minutes a noise level; `... em_cbm3d.py 0.1`
-does one level and keeps the other. Writes benchmarks/em_cbm3d.json.
+the same correction of the clamping bias as our training-free filter. Some ten minutes a noise level;
+`... em_cbm3d.py 0.1` does one level and keeps the other. Writes benchmarks/em_cbm3d.json.
 """
 
+import importlib
 import json
 import sys
 import time
@@ -23,8 +24,7 @@ IMAGES, SEED = 100, 11
 
 def cbm3d(noisy, sigma):
     """CBM3D of images (B, 3, H, W): the estimate after the correction for clamping, and seconds a image."""
-    from bm3d import bm3d_rgb
-
+    bm3d_rgb = importlib.import_module("bm3d").bm3d_rgb
     start = time.perf_counter()
     out = np.stack([bm3d_rgb(image.transpose(1, 2, 0), sigma).transpose(2, 0, 1) for image in noisy])
     seconds = (time.perf_counter() - start) / len(noisy)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import data, evidence, files, params
 from lib.diffusion import announced, em, experts, graph
 
-SIGMA, BATCH, ROUNDS, SIZES = 0.1, 100, 15, (32, 64, 128, 256, 512)
+SIGMA, BATCH, ROUNDS, SIZES = 0.1, 100, 7, (32, 64, 128, 256, 512)
 
 
 def nlm(images):

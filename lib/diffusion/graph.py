@@ -16,9 +16,8 @@ Laplacian regularization for image denoising", TIP 2017 (arXiv:1604.07948); Chan
 symmetric smoothing filters" (arXiv:1601.00088). Departures: noise-corrected distances, compact kernel, fixed DCT
 filters instead of PCA.
 
-Symbols: B images, C channels, H, W rows and columns, M features, S offsets of the stencil. All arrays are float32.
-Every output row is computed by one fixed job (image, strip of rows), so the number of threads never changes a
-result."""
+Symbols: B images, C channels, H, W, M features, S offsets of the stencil; float32. Every output row is computed by
+one fixed job (image, strip of rows), so the number of threads never changes a result."""
 
 from functools import cache
 
@@ -49,9 +48,8 @@ def stencil(radius):
     if not 1 <= radius <= 16:
         raise ValueError(f"radius must be from 1 to 16 pixels, got {radius}")
     reach = int(radius)
-    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
-    near = dy**2 + dx**2 <= radius**2
-    offsets = np.stack([dy[near], dx[near]], axis=1)
+    offsets = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
+    offsets = offsets[(offsets**2).sum(1) <= radius**2]
     return offsets[np.argsort((offsets**2).sum(1), kind="stable")]  # (S, 2)
 
 
@@ -100,8 +98,7 @@ def _convolve(padded, bank, out):
 
 def features(images, bank):
     """Filter responses (B, M, H, W) of images (B, 3, H, W), mirrored at the border."""
-    reach = bank.shape[2] // 2
-    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="symmetric")
+    padded = np.pad(images, ((0, 0), (0, 0), *[(bank.shape[2] // 2,) * 2] * 2), mode="symmetric")
     out = np.zeros((len(images), len(bank), *images.shape[2:]), np.float32)  # (B, M, H, W)
     _convolve(padded, bank, out)
     return out

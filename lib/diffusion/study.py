@@ -128,10 +128,10 @@ def em_fits(images, sigmas, patches, components, seed):
 
 
 def component_picture(prior, rows=2, columns=6):
-    """The direction in which each of the most frequent components varies most, as tiles (3, H, W) in [0, 1]."""
+    """The second main direction of the most frequent components as tiles (3, H, W); the first is mostly brightness."""
     side, rank, tiles = prior.patch, prior.means.shape[1], []
     for k in np.argsort(-prior.weights)[: rows * columns]:
-        direction = (prior.basis[:, :rank] @ prior.vectors[k][:, -1]).reshape(3, side, side)
+        direction = (prior.basis[:, :rank] @ prior.vectors[k][:, -2]).reshape(3, side, side)
         tiles.append(np.pad(direction / np.abs(direction).max() / 2 + 0.5, ((0, 0), (1, 1), (1, 1))))
     strips = [np.concatenate(tiles[r * columns : (r + 1) * columns], axis=2) for r in range(rows)]
     return np.concatenate(strips, axis=1)

@@ -38,6 +38,7 @@ def to_loop(images):
 
 
 def enlarge(images):
+    """(B, 3, 32, 32) -> (B, 3, 64, 64), bilinear."""
     return F.interpolate(images, size=(64, 64), mode="bilinear", align_corners=False)
 
 

@@ -225,15 +225,17 @@ def train(arm, images, validation, *, steps, seed, batch=32, rate=2e-3, every=20
     """
     encoder, codes = initial or start(images, seed)
     loop = Loop(arm, [part.clone() for part in encoder], codes, seed)
-    optimiser = torch.optim.Adam([p for p in loop.parameters() if p.requires_grad], lr=rate)
+    inner = {id(p) for p in loop.heads.parameters()}  # few and slow to move: ten times the rate of the rest
+    groups = [[p for p in loop.parameters() if p.requires_grad and (id(p) in inner) == own] for own in (False, True)]
+    optimiser = torch.optim.Adam([{"params": group} for group in groups if group], lr=rate)
     generator, history = torch.Generator().manual_seed(seed), []
     for step in range(steps + 1):
         if step % every == 0:
             history.append({"step": step, "mse": float(evaluate(loop, validation)[0].mean()), **_parameters(loop)})
         if step < steps:
             picked = images[torch.randint(len(images), (batch,), generator=generator)]
-            for group in optimiser.param_groups:
-                group["lr"] = rate * (1 - step / steps)
+            for group, scale in zip(optimiser.param_groups, (1, 10), strict=False):
+                group["lr"] = scale * rate * (1 - step / steps)
             _step(loop, picked, optimiser, generator)
     return loop, history
 

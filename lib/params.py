@@ -58,6 +58,29 @@ class Announced(Section):
     log_every: Count
 
 
+class Em(Section):
+    """Notebook 02: EM graph diffusion."""
+
+    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1, strict=False)]
+    patch: Annotated[int, Field(ge=3, le=8)]
+    components: Count
+    rank: Count
+    iterations: Count
+    fit_images: Count
+    fit_patches: Count
+    tune_images: Count
+    eval_images: Count
+    eval_seed: Annotated[int, Field(ge=0)]
+    ridge: NotNegative
+    show_patches: Count
+    show_components: Count
+    loop_batch: Count
+    loop_every: Count
+    loop_steps: Count
+    loop_images: Count
+    loop_seeds: Count
+
+
 class Mixture(Section):
     """Notebook 03: our mixture, its controls and their common recipe."""
 
@@ -127,6 +150,7 @@ class Params(Section):
     noise_seed: Seed
     data: Data
     announced: Announced
+    em: Em
     mixture: Mixture
     language: Language
 

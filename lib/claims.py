@@ -159,6 +159,15 @@ def markdown_table(verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def summary_table(verdicts: list[Verdict]) -> str:
+    """How many claims of each system got each verdict."""
+    lines = ["| system | " + " | ".join(VERDICTS) + " |", "|---" * (len(VERDICTS) + 1) + "|"]
+    for key, name in SYSTEMS.items():
+        tally = counts([v for v in verdicts if v.claim.system == key])
+        lines.append(f"| {name} | " + " | ".join(str(tally[verdict]) for verdict in VERDICTS) + " |")
+    return "\n".join(lines)
+
+
 def headline_table(metrics: dict[str, dict]) -> str:
     """The headline numbers with the band that another machine must stay in."""
     lines = ["| number | what | value | band elsewhere |", "|---|---|---|---|"]
@@ -209,6 +218,7 @@ def readme_parts(profile: str = "sample") -> tuple[dict[str, str], dict[str, dic
     verdicts = judge_all(metrics, profile)
     tally = ", ".join(f"{count} {name}" for name, count in counts(verdicts).items() if count)
     blocks = {
+        "summary": summary_table(verdicts),
         "verdicts": markdown_table(verdicts),
         "headline": headline_table({name: e for name, e in metrics.items() if name != "reproduce_seconds"}),
         "tally": f"{len(verdicts)} claims on trial so far: {tally}.",

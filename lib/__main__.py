@@ -99,7 +99,26 @@ def add_denoise(commands) -> list[str]:
     return ["python -m lib denoise noisy.png clean.png --sigma 0.1"]
 
 
-COMMANDS = (add_data, add_denoise, add_claims)
+def generate(options: argparse.Namespace) -> None:
+    """`generate`: write text with the shipped attention model."""
+    from lib.language.training import write_text
+
+    print(write_text(options.prompt, options.length, options.temperature, options.top_k, options.top_p, options.seed))
+
+
+def add_generate(commands) -> list[str]:
+    """Parser of `generate`; returns its example."""
+    parser = _leaf(commands, "generate", generate, "write text with the shipped attention model")
+    parser.add_argument("--prompt", required=True, help="text to go on from")
+    parser.add_argument("--length", type=int, default=200, help="characters to write (default 200)")
+    parser.add_argument("--temperature", type=float, default=0.9, help="0 takes the likeliest character")
+    parser.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest (0: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw among those that make up this mass")
+    parser.add_argument("--seed", type=int, default=0)
+    return ['python -m lib generate --prompt "To be, or not to be" --length 200 --temperature 0.9']
+
+
+COMMANDS = (add_data, add_denoise, add_generate, add_claims)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -58,6 +58,29 @@ class Announced(Section):
     log_every: Count
 
 
+class Em(Section):
+    """Notebook 02: EM graph diffusion."""
+
+    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1, strict=False)]
+    patch: Annotated[int, Field(ge=3, le=8)]
+    components: Count
+    rank: Count
+    iterations: Count
+    fit_images: Count
+    fit_patches: Count
+    tune_images: Count
+    eval_images: Count
+    eval_seed: Annotated[int, Field(ge=0)]
+    ridge: NotNegative
+    show_patches: Count
+    show_components: Count
+    loop_batch: Count
+    loop_every: Count
+    loop_steps: Count
+    loop_images: Count
+    loop_seeds: Count
+
+
 class Mixture(Section):
     """Notebook 03: our mixture, its controls and their common recipe."""
 
@@ -81,6 +104,40 @@ class Mixture(Section):
     log_every: Count
 
 
+class Language(Section):
+    """Notebooks 04 and 05: the networks, their recipe and how they are priced."""
+
+    width: Count
+    layers: Count
+    heads: Count
+    hidden: Count
+    context: Count
+    gram_buckets: Annotated[tuple[Count, ...], Field(max_length=2, strict=False)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    lstm_layers: Count
+    lstm_hidden: Count
+    lstm_dropout: Annotated[float, Field(ge=0, lt=1)]
+    batch: Count
+    adam: Positive
+    muon: NotNegative
+    lstm_adam: Positive
+    lstm_muon: NotNegative
+    decay: NotNegative
+    warmup: Share
+    adapt_adam: Positive
+    adapt_muon: NotNegative
+    stride: Count
+    adapt_stride: Count
+    order: Annotated[int, Field(ge=1, le=9)]
+    block: Count
+    small_width: Count
+    word_rate: Positive
+    attention_steps: Count
+    lstm_steps: Count
+    small_steps: Count
+    word_steps: Count
+
+
 class Params(Section):
     """All of `params.yaml` for one profile."""
 
@@ -93,7 +150,9 @@ class Params(Section):
     noise_seed: Seed
     data: Data
     announced: Announced
+    em: Em
     mixture: Mixture
+    language: Language
 
 
 SECTIONS = {

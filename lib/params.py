@@ -124,6 +124,7 @@ class Language(Section):
     lstm_muon: NotNegative
     decay: NotNegative
     warmup: Share
+    average: Annotated[float, Field(ge=0, lt=1)]
     adapt_adam: Positive
     adapt_muon: NotNegative
     stride: Count

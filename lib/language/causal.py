@@ -68,20 +68,20 @@ def attend_lean(q, k, v, seen):
     """`attend` without dropout and weights, with a gradient that reads fewer (T, S) arrays.
 
     The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only.
+    Queries are scaled outside, so that only the scaled ones are kept.
     """
 
     @tf.custom_gradient
     def run(q, k, v):
-        out, weights = attend(q, k, v, seen)
+        out, weights = attend(q, k, v, seen, scaled=False)
 
         def gradient(g):
             slope = weights * (tf.matmul(g, v, transpose_b=True) - tf.reduce_sum(g * out, -1, keepdims=True))
-            scale, by_v = q.shape[-1] ** -0.5, tf.matmul(weights, g, transpose_a=True)
-            return tf.matmul(slope, k) * scale, tf.matmul(slope, q, transpose_a=True) * scale, by_v
+            return tf.matmul(slope, k), tf.matmul(slope, q, transpose_a=True), tf.matmul(weights, g, transpose_a=True)
 
         return out, gradient
 
-    return run(q, k, v)
+    return run(q * q.shape[-1] ** -0.5, k, v)
 
 
 def attend_in_blocks(q, k, v, block: int = 512):

@@ -43,11 +43,29 @@ def split_book(text: str, shares=(0.8, 0.1)) -> dict[str, str]:
     return {part: text[a:b] for part, a, b in zip(PARTS, edges, edges[1:], strict=False)}
 
 
-def shared_grams(a: str, b: str, n: int = 20) -> float:
-    """Share of the n-grams of `a` that occur anywhere in `b`."""
-    known = {b[i : i + n] for i in range(len(b) - n + 1)}
-    count = max(len(a) - n + 1, 0)
-    return sum(a[i : i + n] in known for i in range(count)) / count if count else 0.0
+def grams(text: str, n: int = 20) -> list[str]:
+    """Every run of n characters."""
+    return [text[i : i + n] for i in range(len(text) - n + 1)]
+
+
+def shared_grams(a: str, b: str | set, n: int = 20) -> float:
+    """Share of the n-grams of `a` that occur anywhere in `b` (a text, or its n-grams)."""
+    known, runs = set(grams(b, n)) if isinstance(b, str) else b, grams(a, n)
+    return sum(run in known for run in runs) / max(len(runs), 1)
+
+
+def without_repeats(parts: dict[str, str], limit: float) -> dict[str, str]:
+    """The parts, with less than `limit` of the 20-grams of each held-out part in any other part of the book.
+
+    Where more is shared, the paragraph of the held-out part that repeats most goes, until the bar is met.
+    """
+    kept = dict(parts)
+    for part, other in [(a, b) for a in PARTS[1:] for b in PARTS if a != b]:
+        known, pieces = set(grams(kept[other])), kept[part].split("\n\n")
+        while shared_grams("\n\n".join(pieces), known) >= limit:
+            pieces.remove(max(pieces, key=lambda piece: shared_grams(piece, known)))
+        kept[part] = "\n\n".join(pieces)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -160,9 +178,9 @@ class Corpus:
         return np.concatenate([self.ids(book, p) for p in earlier] or [np.zeros(0, np.int32)])
 
 
-def load(books: dict[str, str], build=characters) -> Corpus:
-    """Clean and split each book; learn the tokeniser from the training parts."""
-    parts = {name: split_book(clean(text)) for name, text in books.items()}
+def load(books: dict[str, str], build=characters, limit: float = 1.01) -> Corpus:
+    """Clean and split each book, its parts `without_repeats`; learn the tokeniser from the training parts."""
+    parts = {name: without_repeats(split_book(clean(text)), limit) for name, text in books.items()}
     return Corpus(parts, build("".join(book["train"] for book in parts.values())))
 
 

@@ -21,6 +21,7 @@ class Recipe:
     muon: float = 0.02
     decay: float = 0.0
     warmup: float = 0.05  # share of the steps
+    average: float = 0.0  # of the weights, decay at every hundredth of the steps; 0: none
 
 
 def orthogonal(g):

@@ -120,15 +120,10 @@ class Language(Section):
     batch: Count
     adam: Positive
     muon: NotNegative
-    lstm_adam: Positive
-    lstm_muon: NotNegative
-    decay: NotNegative
     warmup: Share
     average: Annotated[float, Field(ge=0, lt=1)]
-    adapt_adam: Positive
-    adapt_muon: NotNegative
+    adapt_rate: Positive
     stride: Count
-    adapt_stride: Count
     order: Annotated[int, Field(ge=1, le=9)]
     block: Count
     small_width: Count

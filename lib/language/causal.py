@@ -1,8 +1,7 @@
 """Causal multi-head attention from matmul, softmax and element-wise operations, with a cache for generation.
 
-Attention after Vaswani et al. (2017), rotary positions after Su et al. (2021), pre-norm blocks with RMSNorm and a
-GELU feed-forward. No Keras layer computes anything here. Shapes are checked per axis while the graph is traced.
-Departures from the announced layer: several heads, an output projection, residual paths, norms and a feed-forward.
+Attention after Vaswani et al. (2017), rotary positions after Su et al. (2021), pre-norm blocks with a GELU
+feed-forward. Shapes are checked per axis while the graph is traced.
 Shapes: B windows, T queries, S keys, D width, h heads, e = D / h, C slots of the cache.
 """
 
@@ -67,8 +66,8 @@ def attend(q, k, v, seen, drop=lambda x: x, scaled: bool = True):
 def attend_lean(q, k, v, seen):
     """`attend` without dropout and weights, with a gradient that reads fewer (T, S) arrays.
 
-    The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only.
-    Queries are scaled outside, so that only the scaled ones are kept.
+    The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only;
+    queries are scaled outside, so that only the scaled ones are kept.
     """
 
     @tf.custom_gradient
@@ -204,11 +203,7 @@ class Generator:
         return ids[memory - 1 :]
 
     def __call__(self, prompt, length, temperature=1.0, top_k=0, top_p=1.0, seed=0) -> np.ndarray:
-        """Sampled continuation (length,) of prompt ids; temperature 0 takes the likeliest symbol.
-
-        Raises:
-            ValueError: empty prompt, or a setting outside its range.
-        """
+        """Sampled continuation (length,) of prompt ids; temperature 0: the likeliest. ValueError: a bad setting."""
         if len(prompt) == 0 or length < 1:
             raise ValueError("generation needs a prompt of one symbol or more and a length of 1 or more")
         if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:

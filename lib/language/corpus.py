@@ -3,8 +3,6 @@
 A book is cut into three contiguous parts (80 / 10 / 10) at blank lines; the vocabulary is learned from the
 training parts only. A tokeniser is a list of pieces and a rule that cuts text into them; a chunk that is no
 piece is spelled with characters, so every tokeniser can write down every text made of training characters.
-Departure from the announced pipeline: that one counted words over training and validation text, read every
-book twice (raw and cleaned) and cut the parts afterwards; `announced_tokens` rebuilds it for the leak test.
 Shapes: N symbols, S steps, B windows in a batch, T symbols in a window.
 """
 
@@ -29,16 +27,10 @@ def clean(text: str) -> str:
 
 
 def split_book(text: str, shares=(0.8, 0.1)) -> dict[str, str]:
-    """Three contiguous parts, each cut moved to the next blank line.
-
-    Raises:
-        ValueError: the text is too short to give three parts that end at blank lines.
-    """
+    """Three contiguous parts, each cut moved to the next blank line. ValueError: no blank lines for the cuts."""
     cuts = [text.find("\n\n", round(len(text) * share)) for share in (shares[0], sum(shares))]
     if -1 in cuts or cuts[0] == cuts[1]:
-        raise ValueError(
-            f"a text of {len(text)} characters cannot be cut into three parts at blank lines: use a longer one"
-        )
+        raise ValueError(f"{len(text)} characters cannot be cut into three parts at blank lines: use a longer text")
     edges = [0, cuts[0] + 2, cuts[1] + 2, len(text)]
     return {part: text[a:b] for part, a, b in zip(PARTS, edges, edges[1:], strict=False)}
 

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from lib.language import causal, lstm
-from lib.language.optimiser import Optimiser, Recipe
 from lib.language.symbols import Config
 
 CORES = {"attention": causal, "lstm": lstm}
@@ -29,11 +28,7 @@ def nats_of(params, windows, config: Config, seed=None):
 
 
 def windows_over(ids, before, length: int, stride: int):
-    """Windows (K, T+1) whose last `stride` symbols tile the text; `before` supplies the earlier context.
-
-    Raises:
-        ValueError: fewer than T + 1 symbols stand before the text.
-    """
+    """Windows (K, T+1) whose last `stride` symbols tile the text; ValueError: fewer than T + 1 symbols in `before`."""
     if len(before) <= length:
         raise ValueError(f"pricing needs {length + 1} symbols before the text, found {len(before)}")
     joined = np.concatenate([before[len(before) - length - 1 :], ids]).astype(np.int32)
@@ -61,21 +56,27 @@ def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 6
     return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
-def adaptive_prices(arrays, config: Config, ids, before, recipe: Recipe, stride: int = 64) -> np.ndarray:
-    """Dynamic evaluation (Krause et al. 2018): price `stride` symbols, then take one training step on them."""
-    params = {name: tf.Variable(a) for name, a in arrays.items()}
-    optimiser = Optimiser(params, recipe)
-    names = [n for n in params if not n.startswith("frozen")]
+def adaptive_prices(arrays, config: Config, ids, before, train, rate: float, stride: int = 32) -> np.ndarray:
+    """Dynamic evaluation (Krause et al. 2018): price `stride` symbols, then take one gradient step on them.
+
+    A weight moves by rate x gradient / (r + mean of r), r its root mean square gradient on windows `train` (K, T+1).
+    """
+    params = {name: tf.Variable(a) for name, a in arrays.items() if not name.startswith("frozen")}
+    squares, fixed = {n: tf.Variable(tf.zeros_like(v)) for n, v in params.items()}, arrays | params
 
     @tf.function(autograph=False, jit_compile=config.kind == "attention")
-    def step(window, index):
+    def read(window, rate):
         with tf.GradientTape() as tape:
-            nats = nats_of(params, window, config)
+            nats = nats_of(fixed, window, config)
             loss = tf.reduce_mean(nats[:, -stride:])
-        grads = tape.gradient(loss, [params[n] for n in names])
-        optimiser.apply(dict(zip(names, grads, strict=True)), 1.0, index)
+        for name, g in zip(params, tape.gradient(loss, list(params.values())), strict=True):
+            g, r = tf.convert_to_tensor(g), tf.sqrt(squares[name] / len(train))
+            squares[name].assign_add(tf.where(rate == 0, g * g, 0.0))
+            params[name].assign_sub(tf.math.divide_no_nan(rate * g, r + tf.reduce_mean(r)))
         return nats[0]
 
+    for row in train:  # at rate 0 only the squares are summed
+        read(tf.constant(row[None]), tf.constant(0.0))
     rows = windows_over(ids, before, config.context, stride)
-    found = [step(tf.constant(row[None]), tf.constant(i)).numpy() for i, row in enumerate(rows)]
+    found = [read(tf.constant(row[None]), tf.constant(rate)).numpy() for row in rows]
     return _tile(np.stack(found), len(ids), stride)

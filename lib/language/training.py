@@ -1,6 +1,6 @@
 """One training loop for every network of this wing, its saved state, and the arms of notebooks 04 and 05.
 
-Runs are limited by steps, never by time, and repeat bit by bit on the same machine with the same number of threads.
+Runs are limited by steps, never by time, and repeat bit by bit on the same machine and number of threads.
 `python -m lib.language.training --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
 your own (UTF-8, with blank lines), cut 80 / 10 / 10 like the books.
 Shapes: S steps, B windows, T symbols.
@@ -116,7 +116,7 @@ def arms(p, vocab: int) -> dict[str, Arm]:
     grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
     base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout)
     memory = replace(base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout)
-    main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.decay, p.warmup, p.average)
+    main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.warmup, p.average)
     small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0.0)
     short = replace(main, steps=p.small_steps)
     switches = {
@@ -130,7 +130,7 @@ def arms(p, vocab: int) -> dict[str, Arm]:
         "n-gram-inputs": {"grams": grams},
     }
     found = {"attention": Arm(base, main, adapt=True)}
-    found["lstm"] = Arm(memory, replace(main, steps=p.lstm_steps, muon=p.lstm_muon, adam=p.lstm_adam), adapt=True)
+    found["lstm"] = Arm(memory, replace(main, steps=p.lstm_steps), adapt=True)
     found |= {name: Arm(replace(small, **change), short) for name, change in switches.items()}
     found["adam"] = Arm(small, replace(short, muon=0.0))
     return found | {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
@@ -156,14 +156,14 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
     losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
-    adapt = replace(recipe, adam=p.adapt_adam, muon=p.adapt_muon, decay=0.0)
+    sample = corpus.batches(streams, 100, 1, config.context, seed)[:, 0]  # (100, T+1), for the scale of gradients
     for book, part in [(b, part) for b in library.parts for part in ("val", "test")]:
         text = library.ids(book, part), library.before(book, part)
         if book in FAR and part == "val":
             continue
         found[f"{book}.{part}"] = prices(params, config, *text, stride=p.stride)
-        if arm.adapt and part == "test" and book not in FAR:
-            found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, adapt, p.adapt_stride)
+        if arm.adapt and book not in FAR:
+            found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, sample, p.adapt_rate, p.stride)
     save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
     checkpoint.unlink(missing_ok=True)
@@ -174,14 +174,6 @@ def library_of(texts: dict[str, str]) -> corpus.Corpus:
     known = corpus.load({book: texts[book] for book in BOOKS}, limit=0.01)
     far = {book: corpus.split_book(corpus.clean(texts[book])) for book in FAR}
     return replace(known, parts=known.parts | far)
-
-
-def read_text(path: Path) -> str:
-    """A text file as UTF-8. Raises UserError: no such file, or other bytes."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no readable UTF-8 text ({error})") from None
 
 
 def ensure(profile: str, wanted: list[tuple[str, int]]) -> Path:
@@ -212,7 +204,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options, chosen) -> None:
-    own = {options.text.stem: read_text(options.text)} if options.text else None
+    try:
+        own = {options.text.stem: options.text.read_text(encoding="utf-8")} if options.text else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{options.text}: no readable UTF-8 text ({error})") from None
     library = corpus.load(own) if own else library_of(data.books())
     known = arms(chosen.language, len(library.tokeniser))
     names = [n for n in known if n not in ("attention", "lstm")] if options.arm == ["ablations"] else options.arm
@@ -235,8 +230,7 @@ def ship(run: Path) -> Path:
 def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
     """The prompt and its continuation by a saved attention model (the shipped one without a path).
 
-    Raises:
-        UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
+    Raises UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
     """
     arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
     try:

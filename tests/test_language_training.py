@@ -116,7 +116,8 @@ def test_dynamic_evaluation_prices_before_it_learns(library):
     ids, before = library.ids("story", "test")[:400], library.before("story", "test")
     still = training.prices(params, config, ids, before, stride=8)
     rows = corpus.batches([library.ids("story", "train")], 30, 1, config.context, 0)[:, 0]
-    moving = training.adaptive_prices(arrays, config, ids, before, rows, 3e-3, stride=8)
+    moving, again = training.adaptive_prices(arrays, config, [(ids, before)] * 2, rows, 3e-3, stride=8)
+    assert np.array_equal(moving, again)  # every text starts from the same weights
     assert np.abs(moving[:8] - still[:8]).max() < 1e-5  # nothing learned yet
     assert moving.mean() < still.mean() - 0.05
     assert all(np.array_equal(arrays[n], params[n].numpy()) for n in arrays)

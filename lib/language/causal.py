@@ -158,9 +158,6 @@ def logits(params, ids, config: Config, seed=None):
     return to_logits(params, core(params, drop(embed(params, ids, config)), config, drop))
 
 
-# ---------------------------------------------------------------- generation with a cache
-
-
 class Generator:
     """Writes text symbol by symbol; compiled once, keys and values kept in a ring of C slots per layer.
 
@@ -172,8 +169,9 @@ class Generator:
             raise ValueError("a model with a frozen position table cannot write past its window: use rope")
         self.params, self.config = {name: tf.convert_to_tensor(a) for name, a in params.items()}, config
         shape = (1, config.heads, config.context, config.width // config.heads)
-        kind = self.params["symbols"].dtype
-        self.ring = [[tf.Variable(tf.zeros(shape, kind)) for _ in "kv"] for _ in range(config.layers)]
+        self.ring = [
+            [tf.Variable(tf.zeros(shape, self.params["symbols"].dtype)) for _ in "kv"] for _ in range(config.layers)
+        ]
         self.write = tf.function(self._write, reduce_retracing=True)
 
     def step(self, recent, position):

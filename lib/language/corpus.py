@@ -35,15 +35,10 @@ def split_book(text: str, shares=(0.8, 0.1)) -> dict[str, str]:
     return {part: text[a:b] for part, a, b in zip(PARTS, edges, edges[1:], strict=False)}
 
 
-def grams(text: str, n: int = 20) -> list[str]:
-    """Every run of n characters."""
-    return [text[i : i + n] for i in range(len(text) - n + 1)]
-
-
 def shared_grams(a: str, b: str | set, n: int = 20) -> float:
-    """Share of the n-grams of `a` that occur anywhere in `b` (a text, or its n-grams)."""
-    known, runs = set(grams(b, n)) if isinstance(b, str) else b, grams(a, n)
-    return sum(run in known for run in runs) / max(len(runs), 1)
+    """Share of the n-grams of `a` that occur anywhere in `b` (a text, or the set of its n-grams)."""
+    known, count = {b[i : i + n] for i in range(len(b) - n + 1)} if isinstance(b, str) else b, len(a) - n + 1
+    return sum(a[i : i + n] in known for i in range(count)) / max(count, 1)
 
 
 def without_repeats(parts: dict[str, str], limit: float) -> dict[str, str]:
@@ -53,7 +48,7 @@ def without_repeats(parts: dict[str, str], limit: float) -> dict[str, str]:
     """
     kept = dict(parts)
     for part, other in [(a, b) for a in PARTS[1:] for b in PARTS if a != b]:
-        known, pieces = set(grams(kept[other])), kept[part].split("\n\n")
+        known, pieces = {kept[other][i : i + 20] for i in range(len(kept[other]))}, kept[part].split("\n\n")
         while shared_grams("\n\n".join(pieces), known) >= limit:
             pieces.remove(max(pieces, key=lambda piece: shared_grams(piece, known)))
         kept[part] = "\n\n".join(pieces)
@@ -191,9 +186,6 @@ def batches(streams, steps: int, batch: int, length: int, seed: int) -> np.ndarr
         rows += [starts[k][0][starts[k][1] : starts[k][1] + length + 1] for k in order]
         needed -= len(order)
     return np.stack(rows).reshape(steps, batch, length + 1)  # (S, B, T+1)
-
-
-# ---------------------------------------------------------------- the announced word pipeline, for the leak
 
 
 def announced_tokens(texts: list[str], limit: int | None = 500_000) -> list[str]:

@@ -98,8 +98,7 @@ def growing_nats(streams, order: int, vocab: int, ids: np.ndarray, before: np.nd
     """Prices (N,) of a Kneser-Ney model that counts the text too, as far as it has been read in whole blocks."""
     found = []
     for i in range(0, len(ids), block):
-        read = [ids[:i]] if i >= order else []
-        model = KneserNey([*streams, *read], order, vocab)
+        model = KneserNey([*streams, ids[:i]] if i >= order else streams, order, vocab)
         found.append(model.nats(ids[i : i + block], np.concatenate([before, ids[:i]])))
     return np.concatenate(found)
 

@@ -56,10 +56,11 @@ def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 6
     return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
-def adaptive_prices(arrays, config: Config, ids, before, train, rate: float, stride: int = 32) -> np.ndarray:
-    """Dynamic evaluation (Krause et al. 2018): price `stride` symbols, then take one gradient step on them.
+def adaptive_prices(arrays, config: Config, texts, train, rate: float, stride: int = 32) -> list[np.ndarray]:
+    """Dynamic evaluation (Krause et al. 2018) of texts (ids, before): price `stride` symbols, then step on them.
 
     A weight moves by rate x gradient / (r + mean of r), r its root mean square gradient on windows `train` (K, T+1).
+    Every text starts from the same arrays.
     """
     params = {name: tf.Variable(a) for name, a in arrays.items() if not name.startswith("frozen")}
     squares, fixed = {n: tf.Variable(tf.zeros_like(v)) for n, v in params.items()}, arrays | params
@@ -77,6 +78,11 @@ def adaptive_prices(arrays, config: Config, ids, before, train, rate: float, str
 
     for row in train:  # at rate 0 only the squares are summed
         read(tf.constant(row[None]), tf.constant(0.0))
-    rows = windows_over(ids, before, config.context, stride)
-    found = [read(tf.constant(row[None]), tf.constant(rate)).numpy() for row in rows]
-    return _tile(np.stack(found), len(ids), stride)
+    found = []
+    for ids, before in texts:
+        for name, variable in params.items():
+            variable.assign(arrays[name])
+        windows = windows_over(ids, before, config.context, stride)
+        rows = [read(tf.constant(row[None]), tf.constant(rate)) for row in windows]
+        found.append(_tile(np.stack(rows), len(ids), stride))
+    return found

@@ -154,16 +154,17 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
         return tf.reduce_mean(nats_of(arrays, rows, config, key))
 
     checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
-    losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
+    compiled = config.kind == "attention" and recipe.steps >= 300  # compiling takes about 10 s, an LSTM gains nothing
+    losses = fit(params, loss_of, recipe, windows, seed, compiled, checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
     sample = corpus.batches(streams, 100, 1, config.context, seed)[:, 0]  # (100, T+1), for the scale of gradients
-    for book, part in [(b, part) for b in library.parts for part in ("val", "test")]:
-        text = library.ids(book, part), library.before(book, part)
-        if book in FAR and part == "val":
-            continue
-        found[f"{book}.{part}"] = prices(params, config, *text, stride=p.stride)
-        if arm.adapt and book not in FAR:
-            found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, sample, p.adapt_rate, p.stride)
+    kept = [(b, part) for b in library.parts for part in ("val", "test") if b not in FAR or part == "test"]
+    texts = {f"{b}.{part}": (library.ids(b, part), library.before(b, part)) for b, part in kept}
+    found |= {name: prices(params, config, *text, stride=p.stride) for name, text in texts.items()}
+    if arm.adapt:
+        near = {f"{name}.adaptive": text for name, text in texts.items() if name.split(".")[0] not in FAR}
+        moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.stride)
+        found |= dict(zip(near, moved, strict=True))
     save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
     checkpoint.unlink(missing_ok=True)

@@ -123,6 +123,7 @@ class Language(Section):
     warmup: Share
     average: Annotated[float, Field(ge=0, lt=1)]
     adapt_rate: Positive
+    adapt_stride: Count
     stride: Count
     order: Annotated[int, Field(ge=1, le=9)]
     block: Count

@@ -221,6 +221,7 @@ def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
         "context": 16,
         "attention_steps": 3,
         "gram_buckets": (31, 37),
+        "adapt_stride": 8,
     }
     language = chosen.language.model_copy(update=tiny | {"stride": 8})
     monkeypatch.setattr(training.settings, "load", lambda profile: chosen.model_copy(update={"language": language}))

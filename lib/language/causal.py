@@ -159,19 +159,15 @@ def logits(params, ids, config: Config, seed=None):
 
 
 class Generator:
-    """Writes text symbol by symbol; compiled once, keys and values kept in a ring of C slots per layer.
-
-    Up to C symbols the result equals the full forward pass; later the oldest keys leave the ring.
-    """
+    """Writes text symbol by symbol; keys and values in a ring of C slots per layer, which the oldest leave."""
 
     def __init__(self, params, config: Config):
         if config.positions == "frozen":
             raise ValueError("a model with a frozen position table cannot write past its window: use rope")
         self.params, self.config = {name: tf.convert_to_tensor(a) for name, a in params.items()}, config
         shape = (1, config.heads, config.context, config.width // config.heads)
-        self.ring = [
-            [tf.Variable(tf.zeros(shape, self.params["symbols"].dtype)) for _ in "kv"] for _ in range(config.layers)
-        ]
+        kind = self.params["symbols"].dtype
+        self.ring = [[tf.Variable(tf.zeros(shape, kind)) for _ in "kv"] for _ in range(config.layers)]
         self.write = tf.function(self._write, reduce_retracing=True)
 
     def step(self, recent, position):

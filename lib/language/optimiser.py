@@ -19,7 +19,7 @@ class Recipe:
     adam: float = 3e-3
     muon: float = 0.02
     warmup: float = 0.05  # share of the steps
-    average: float = 0.0  # of the weights, decay at every hundredth of the steps; 0: none
+    average: float = 0.0  # decay at each hundredth of the steps of the mean weights (second half); 0: last weights
 
 
 def orthogonal(g):

@@ -60,29 +60,37 @@ def adaptive_prices(arrays, config: Config, texts, train, rate: float, stride: i
     """Dynamic evaluation (Krause et al. 2018) of texts (ids, before): price `stride` symbols, then step on them.
 
     A weight moves by rate x gradient / (r + mean of r), r its root mean square gradient on windows `train` (K, T+1).
-    Every text starts from the same arrays.
     """
     params = {name: tf.Variable(a) for name, a in arrays.items() if not name.startswith("frozen")}
-    squares, fixed = {n: tf.Variable(tf.zeros_like(v)) for n, v in params.items()}, arrays | params
+    scales, fixed = {n: tf.Variable(tf.zeros_like(v)) for n, v in params.items()}, arrays | params
 
-    @tf.function(autograph=False, jit_compile=config.kind == "attention")
-    def read(window, rate):
+    def gradients(window):
         with tf.GradientTape() as tape:
             nats = nats_of(fixed, window, config)
             loss = tf.reduce_mean(nats[:, -stride:])
-        for name, g in zip(params, tape.gradient(loss, list(params.values())), strict=True):
-            g, r = tf.convert_to_tensor(g), tf.sqrt(squares[name] / len(train))
-            squares[name].assign_add(tf.where(rate == 0, g * g, 0.0))
-            params[name].assign_sub(tf.math.divide_no_nan(rate * g, r + tf.reduce_mean(r)))
-        return nats[0]
+        return nats[0], zip(params, map(tf.convert_to_tensor, tape.gradient(loss, list(params.values()))), strict=True)
 
-    for row in train:  # at rate 0 only the squares are summed
-        read(tf.constant(row[None]), tf.constant(0.0))
+    @tf.function(autograph=False)
+    def measure(window):
+        for name, g in gradients(window)[1]:
+            scales[name].assign_add(tf.square(g) / len(train))
+
+    @tf.function(autograph=False, jit_compile=config.kind == "attention")
+    def read(window):
+        nats, grads = gradients(window)
+        for name, g in grads:
+            params[name].assign_sub(scales[name] * g)
+        return nats
+
+    for row in train:
+        measure(tf.constant(row[None]))
+    for scale in scales.values():
+        scale.assign(tf.math.divide_no_nan(rate, tf.sqrt(scale) + tf.reduce_mean(tf.sqrt(scale))))
     found = []
     for ids, before in texts:
         for name, variable in params.items():
             variable.assign(arrays[name])
         windows = windows_over(ids, before, config.context, stride)
-        rows = [read(tf.constant(row[None]), tf.constant(rate)) for row in windows]
+        rows = [read(tf.constant(row[None])) for row in windows]
         found.append(_tile(np.stack(rows), len(ids), stride))
     return found

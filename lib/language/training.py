@@ -50,8 +50,7 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
     """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
 
     With a `checkpoint` path the state is written every `every` steps, and a run that was stopped goes on from
-    there to the same bits; the masks of step i depend on (seed, i) alone. With `recipe.average` the result is a
-    running mean of the weights over the second half, moved at every hundredth of the steps.
+    there to the same bits; the masks of step i depend on (seed, i) alone. See `Recipe.average` for the result.
     """
     optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
     means = {n: tf.Variable(v) for n, v in params.items()} if recipe.average else {}
@@ -163,7 +162,7 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     found |= {name: prices(params, config, *text, stride=p.stride) for name, text in texts.items()}
     if arm.adapt:
         near = {f"{name}.adaptive": text for name, text in texts.items() if name.split(".")[0] not in FAR}
-        moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.stride)
+        moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.adapt_stride)
         found |= dict(zip(near, moved, strict=True))
     save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)

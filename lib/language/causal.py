@@ -38,7 +38,17 @@ def expect(x, *shape):
 
 def linear(x, weight):
     """x @ weight (..., D) x (D, E) as one product of two matrices, which is cheaper than a batch of small ones."""
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight)
+
+    @tf.custom_gradient
+    def product(flat, weight):
+        def gradient(g):  # the small gradient first, so that fewer large ones are held at once
+            by_weight = tf.matmul(flat, g, transpose_a=True)
+            with tf.control_dependencies([by_weight]):
+                return tf.matmul(g, weight, transpose_b=True), by_weight
+
+        return tf.matmul(flat, weight), gradient
+
+    flat = product(tf.reshape(x, [-1, x.shape[-1]]), tf.convert_to_tensor(weight))
     return tf.reshape(flat, [-1 if n is None else n for n in x.shape[:-1]] + [weight.shape[-1]])
 
 
@@ -48,12 +58,8 @@ def visible(queries: int, keys: int, offset: int = 0):
 
 
 def attend(q, k, v, seen, drop=lambda x: x, scaled: bool = True):
-    """Weighted values (B, h, T, e) and the weights before dropout (B, h, T, S).
-
-    q is (B, h, T, e), k and v are (B, h, S, e), `seen` is boolean (T, S). Softmax in float32 or wider.
-    """
-    b, h, t, e = q.shape
-    s = k.shape[2]
+    """Values (B, h, T, e) and weights (B, h, T, S) from q (B, h, T, e), k and v (B, h, S, e), booleans seen (T, S)."""
+    (b, h, t, e), s = q.shape, k.shape[2]
     if scaled:
         q = q * e**-0.5
     scores = expect(tf.matmul(q, k, transpose_b=True), b, h, t, s)
@@ -66,8 +72,7 @@ def attend(q, k, v, seen, drop=lambda x: x, scaled: bool = True):
 def attend_lean(q, k, v, seen):
     """`attend` without dropout and weights, with a gradient that reads fewer (T, S) arrays.
 
-    The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only;
-    queries are scaled outside, so that only the scaled ones are kept.
+    The row sums of weights x gradient equal those of output x gradient (Dao et al. 2022), which are T x e only.
     """
 
     @tf.custom_gradient
@@ -75,8 +80,12 @@ def attend_lean(q, k, v, seen):
         out, weights = attend(q, k, v, seen, scaled=False)
 
         def gradient(g):
-            slope = weights * (tf.matmul(g, v, transpose_b=True) - tf.reduce_sum(g * out, -1, keepdims=True))
-            return tf.matmul(slope, k), tf.matmul(slope, q, transpose_a=True), tf.matmul(weights, g, transpose_a=True)
+            sums = tf.reduce_sum(g * out, -1, keepdims=True)
+            with tf.control_dependencies([sums]):  # an order that holds few arrays at once
+                by_v = tf.matmul(weights, g, transpose_a=True)
+            with tf.control_dependencies([by_v]):
+                slope = weights * (tf.matmul(g, v, transpose_b=True) - sums)
+            return tf.matmul(slope, k), tf.matmul(slope, q, transpose_a=True), by_v
 
         return out, gradient
 
@@ -86,10 +95,9 @@ def attend_lean(q, k, v, seen):
 def attend_in_blocks(q, k, v, block: int = 512):
     """The same output (B, h, T, e) for long windows: a block of queries meets only the keys it may see."""
     parts = []
-    for start in range(0, q.shape[2], block):
-        end = min(start + block, q.shape[2])
-        rows, seen = q[:, :, start:end], visible(end - start, end, start)
-        parts.append(attend_lean(rows, k[:, :, :end], v[:, :, :end], seen))
+    for start, end in [(i, min(i + block, q.shape[2])) for i in range(0, q.shape[2], block)]:
+        seen = visible(end - start, end, start)
+        parts.append(attend_lean(q[:, :, start:end], k[:, :, :end], v[:, :, :end], seen))
     return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
@@ -205,8 +213,7 @@ class Generator:
         prompt = np.asarray(prompt, np.int32)[-self.config.context :]
         ints = [tf.constant(int(n), tf.int32) for n in (length, top_k, seed)]
         floats = [tf.constant(float(x), tf.float32) for x in (temperature, top_p)]
-        ids = self.write(tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2])
-        return ids.numpy()[len(prompt) :]
+        return self.write(tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2]).numpy()[len(prompt) :]
 
 
 def choose(scores, temperature, top_k, top_p, seed):

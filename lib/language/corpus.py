@@ -42,10 +42,7 @@ def shared_grams(a: str, b: str | set, n: int = 20) -> float:
 
 
 def without_repeats(parts: dict[str, str], limit: float) -> dict[str, str]:
-    """The parts, with less than `limit` of the 20-grams of each held-out part in any other part of the book.
-
-    Where more is shared, the paragraph of the held-out part that repeats most goes, until the bar is met.
-    """
+    """Parts that share less than `limit` of a held-out part's 20-grams: paragraphs that repeat most are dropped."""
     kept = dict(parts)
     for part, other in [(a, b) for a in PARTS[1:] for b in PARTS if a != b]:
         known, pieces = {kept[other][i : i + 20] for i in range(len(kept[other]))}, kept[part].split("\n\n")

@@ -128,11 +128,11 @@ def arms(p, vocab: int) -> dict[str, Arm]:
         "no-positions": {"positions": "none"},
         "n-gram-inputs": {"grams": grams},
     }
-    found = {"attention": Arm(base, main, adapt=True)}
-    found["lstm"] = Arm(memory, replace(main, steps=p.lstm_steps), adapt=True)
+    race = ("attention", base, main), ("lstm", memory, replace(main, steps=p.lstm_steps))
+    found = {name: Arm(config, recipe, adapt=True) for name, config, recipe in race}
     found |= {name: Arm(replace(small, **change), short) for name, change in switches.items()}
-    found["adam"] = Arm(small, replace(short, muon=0.0))
-    return found | {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
+    found |= {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
+    return found | {"adam": Arm(small, replace(short, muon=0.0))}
 
 
 def setup(threads: int) -> None:
@@ -148,13 +148,10 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     params = {name: tf.Variable(a) for name, a in network(config).init(config, seed).items()}
     streams = [library.ids(book, "train") for book in arm.books]
     windows = corpus.batches(streams, recipe.steps, recipe.batch, config.context, seed)
-
-    def loss_of(arrays, rows, key):
-        return tf.reduce_mean(nats_of(arrays, rows, config, key))
-
     checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
+    price = lambda params, rows, key: tf.reduce_mean(nats_of(params, rows, config, key))  # noqa: E731
     compiled = config.kind == "attention" and recipe.steps >= 300  # compiling takes about 10 s, an LSTM gains nothing
-    losses = fit(params, loss_of, recipe, windows, seed, compiled, checkpoint)
+    losses = fit(params, price, recipe, windows, seed, compiled, checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
     sample = corpus.batches(streams, 100, 1, config.context, seed)[:, 0]  # (100, T+1), for the scale of gradients
     kept = [(b, part) for b in library.parts for part in ("val", "test") if b not in FAR or part == "test"]
@@ -196,14 +193,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a folder per arm and seed goes here")
     options = parser.parse_args(arguments)
     try:
-        _train(options, settings.load(options.profile))
+        return _train(options, settings.load(options.profile))
     except (UserError, ValueError) as error:
         print(f"lib.language.training: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
-def _train(options, chosen) -> None:
+def _train(options, chosen) -> int:
     try:
         own = {options.text.stem: options.text.read_text(encoding="utf-8")} if options.text else None
     except (OSError, UnicodeDecodeError) as error:
@@ -217,6 +213,7 @@ def _train(options, chosen) -> None:
     for name in names:
         arm = known[name]._replace(books=tuple(own)) if own else known[name]
         run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
+    return 0
 
 
 def ship(run: Path) -> Path:
@@ -228,10 +225,7 @@ def ship(run: Path) -> Path:
 
 
 def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
-    """The prompt and its continuation by a saved attention model (the shipped one without a path).
-
-    Raises UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
-    """
+    """The prompt and what a saved model writes on; UserError: no model, unknown character, no prompt, bad setting."""
     arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
     try:
         ids = tokeniser.encode(prompt)

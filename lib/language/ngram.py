@@ -94,7 +94,7 @@ class KneserNey:
         return -np.log(self.probabilities(contexts, ids))
 
 
-def growing_nats(streams, order: int, vocab: int, ids: np.ndarray, before: np.ndarray, block: int = 128) -> np.ndarray:
+def growing_nats(streams, order: int, vocab: int, ids: np.ndarray, before: np.ndarray, block: int = 256) -> np.ndarray:
     """Prices (N,) of a Kneser-Ney model that counts the text too, as far as it has been read in whole blocks."""
     found = []
     for i in range(0, len(ids), block):

@@ -1,7 +1,7 @@
 """What notebook 02 compares: arms of the heads, tuned baselines, arms of the loop, facts on the announced rules.
 
 Symbols as in graph.py; every function takes noisy or clean images (B, 3, H, W) in [0, 1] and returns values per image.
-R noise seeds; M images of the subset on which slow methods run, with the first seed.
+M images of the subset on which slow methods run.
 """
 
 from dataclasses import replace
@@ -44,23 +44,23 @@ def tune_baselines(clean, noisy, sigma):
     return {name: BASELINES[name][int(np.argmax(values))] for name, values in score.items()}
 
 
-def main_arms(model, clean, index, sigma, seeds, ridge):
+def main_arms(model, clean, index, sigma, seed, ridge):
     """Denoise by four heads with weights chosen in five ways, by the texture head alone and by the full denoiser.
 
     Args:
-        index: (B,) of the images in their set; with a seed it decides noise and probe. seeds: R of them.
+        index: (B,) of the images in their set; with the seed it decides noise and probe.
         ridge: pull of an image's weights towards the global ones.
 
     Returns:
-        by method its PSNR (1, R, B), or PSNR and SSIM (2, R, B) for those in SSIM; the first seed's weights (B, 4).
+        by method its PSNR (1, B), or PSNR and SSIM (2, B) for those in SSIM; the learned weights (B, 4).
     """
     level, table, shares = model.level(sigma), {}, []
-    for seed, start in ((seed, start) for seed in seeds for start in range(0, len(clean), em.BATCH)):
+    for start in range(0, len(clean), em.BATCH):
         part, names = clean[start : start + em.BATCH], index[start : start + em.BATCH]
         noisy = data.add_noise(part, sigma, seed, indices=names)
         outputs, gram, rhs = heads.probed_heads(noisy, sigma, level.settings, seed=seed, indices=names)
         true = np.einsum("kbchw,bchw->bk", outputs, heads.clip_mean(part, sigma), dtype=np.float64) / part[0].size
-        learned = heads.attend(gram, rhs, level.weights, ridge)
+        shares.append(learned := heads.attend(gram, rhs, level.weights, ridge))
         weights = {"uniform": np.full_like(learned, 0.25), "tuned": np.tile(level.weights, (len(part), 1))}
         weights |= {"learned": learned, "shuffled": np.roll(learned, 1, axis=0)}
         weights["oracle"] = heads.attend(gram, true, level.weights, 1e-6)
@@ -70,20 +70,15 @@ def main_arms(model, clean, index, sigma, seeds, ridge):
         for name, values in images.items():
             measures = (metrics.psnr, metrics.ssim)[: 1 + (name in SSIM)]
             table.setdefault(name, []).append([measure(part, values) for measure in measures])
-        shares += [learned] if seed == seeds[0] else []
-    table = {n: np.concatenate(parts, axis=1).reshape(-1, len(seeds), len(clean)) for n, parts in table.items()}
-    return table, np.concatenate(shares)
+    return {name: np.concatenate(parts, axis=1) for name, parts in table.items()}, np.concatenate(shares)
 
 
 def gain(table, a, b, subset):
-    """PSNR of method a minus b, an Interval over images, on what both saw, seeds averaged for each image.
-
-    A method of (., 1, M) values saw the rows `subset` (M,) with the first seed.
-    """
-    a, b = table[a][0], table[b][0]  # (R, B) or (1, M)
-    if a.shape != b.shape:
-        a, b = (v[:1] if v.shape[1] == len(subset) else v[:1, subset] for v in (a, b))
-    return evidence.paired_difference(a.mean(axis=0), b.mean(axis=0))
+    """PSNR of method a minus b, an Interval over images; on the rows `subset` (M,) if only these have both."""
+    a, b = table[a][0], table[b][0]  # (B,) or (M,)
+    if len(a) != len(b):
+        a, b = (values if len(values) == len(subset) else values[subset] for values in (a, b))
+    return evidence.paired_difference(a, b)
 
 
 def edge_pictures(images, sigma, settings, spots):
@@ -109,17 +104,18 @@ def steps_saved(faster, slower):
     return 100 * (1 - needed[0] / max(needed[1], 1e-9))
 
 
-def train_arms(images, validation, exam, steps, chosen):
+def train_arms(images, validation, exam, chosen):
     """All arms of the loop: histories by (arm, seed), exam errors (N,) averaged over seeds and fewest codes by arm.
 
     Args:
-        images, validation, exam: (N, 3, 64, 64) from `tokens.to_loop`. chosen: with loop_seeds, loop_batch, loop_every.
+        images, validation, exam: (N, 3, 64, 64) from `tokens.to_loop`. chosen: section em of params.yaml.
     """
-    histories, errors, codes, plan = {}, {}, {}, {"batch": chosen.loop_batch, "every": chosen.loop_every}
+    histories, errors, codes = {}, {}, {}
+    plan = {"steps": chosen.loop_steps, "batch": chosen.loop_batch, "every": chosen.loop_every}
     for seed in range(chosen.loop_seeds):
         initial = tokens.start(images, seed)
         for arm in tokens.ARMS:
-            loop, history = tokens.train(arm, images, validation, steps=steps, seed=seed, initial=initial, **plan)
+            loop, history = tokens.train(arm, images, validation, seed=seed, initial=initial, **plan)
             error, used = tokens.evaluate(loop, exam)
             histories[arm, seed] = history
             errors.setdefault(arm, []).append(error)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import data, evidence, figures, files, params
 from lib.diffusion import announced, em, experts, graph
 
-SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 15, (32, 64, 128, 256, 512)
+SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 9, (32, 64, 128, 256, 512)
 THREADS = (1, 2)
 
 

@@ -58,7 +58,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 readme: $(STAMP)
-	@$(BIN)/python -m lib claims --readme
+	@PYTHONPATH=. $(BIN)/python docs/readme.py
 
 bench: $(STAMP)
 	@for name in attention_speed em_speed mixture_speed; do \

@@ -63,7 +63,7 @@ def reproduce(folder: Path, profile: str = "sample", started: float | None = Non
         ok = not off and not (equal_machine and changed)
         seconds = round(time.time() - started)
         ledger = claims.load_ledger(copy / "claims.yaml")
-        print(report(recorded["metrics"], found["metrics"], profile, ledger))
+        print(report(recorded["metrics"], found["metrics"], ledger))
         print(f"\nmachine: {'the recorded one' if equal_machine else 'another one than the recorded'}")
         print(f"files that differ from the committed ones: {len(changed)}", *changed, sep="\n  ")
         print("metrics outside their band: " + (", ".join(off) or "none"))
@@ -220,11 +220,11 @@ def outside_band(recorded: dict[str, dict], found: dict[str, dict], exact: bool)
     return off
 
 
-def report(recorded: dict[str, dict], found: dict[str, dict], profile: str, ledger: list[claims.Claim]) -> str:
+def report(recorded: dict[str, dict], found: dict[str, dict], ledger: list[claims.Claim]) -> str:
     """The verdict table for a terminal, measured beside recorded."""
     lines = [f"{'claim':34} {'measured':>34} {'recorded':>34}  verdict"]
-    then = {v.claim.id: v for v in claims.judge_all(recorded, profile, ledger)}
-    for now in claims.judge_all(found, profile, ledger):
+    then = {v.claim.id: v for v in claims.judge_all(recorded, ledger)}
+    for now in claims.judge_all(found, ledger):
         before = then[now.claim.id]
         changed = "" if before.verdict == now.verdict else f" (recorded: {before.verdict})"
         measured, noted = claims.number(now.entry), claims.number(before.entry)

@@ -314,7 +314,7 @@ def test_the_report_sets_measured_beside_recorded():
 
     def line(now, then):
         entries = [{"gain_db": evidence.metric(value, unit="dB", n=3)} for value in (then, now)]
-        row = pipeline.report(*entries, "sample", ledger).splitlines()[1]
+        row = pipeline.report(*entries, ledger).splitlines()[1]
         return [part.strip() for part in row.split("  ") if part]
 
     assert line(2.6, 2.5) == ["a-gain", "2.60 dB (n = 3)", "2.50 dB (n = 3)", "reproduced"]

@@ -187,6 +187,14 @@ def test_full_brings_its_results_back_and_leaves_the_rest(tiny, capsys):
     assert "results/full is up to date" in capsys.readouterr().out
 
 
+def test_full_runs_one_study_in_a_sitting_of_its_own(tiny):
+    shutil.rmtree(tiny / ".full", ignore_errors=True)
+    pipeline.full(tiny, only=["measure"])
+    assert trace(tiny) == ["measure full"]
+    gathered = json.loads((tiny / "results" / "full" / "metrics.json").read_text())
+    assert gathered["profile"] == "full" and gathered["metrics"]["claims_total"]["value"] == 1
+
+
 # the copy
 
 

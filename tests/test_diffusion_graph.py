@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 import pytest
+from scipy.ndimage import correlate
 
 from lib.diffusion import graph
 
@@ -46,6 +47,14 @@ def reference(images, radius, sigma_f, sigma_s, variance, patch):
 def test_kernel_equals_reference(images, patch):
     found = make(images, patch).transpose(0, 2, 3, 1)
     np.testing.assert_allclose(found, reference(images, 2.5, 1.0, 2.0, 0.02, patch), atol=2e-5)
+
+
+def test_features_equal_plain_correlations(images):
+    bank = graph.filter_bank(5, 7)
+    for b, m in np.ndindex(len(images), len(bank)):
+        wanted = sum(correlate(images[b, c], bank[m, c], mode="reflect") for c in range(3))
+        np.testing.assert_allclose(graph.features(images, bank)[b, m], wanted, atol=1e-5)
+    np.testing.assert_allclose(np.einsum("mcyx,ncyx->mn", bank, bank), np.eye(7), atol=1e-6)
 
 
 def test_apply_equals_dense_sum(images):

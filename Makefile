@@ -26,7 +26,8 @@ help:
 	@echo "make lint        ruff over code and notebooks"
 	@echo "make readme      bring the README's generated parts up to date"
 	@echo "make bench       repeat the timings of benchmarks/ that need nothing but this environment"
-	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU"
+	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU;"
+	@echo "                 ONLY='em_diffusion' runs one study of it, in a sitting of its own"
 
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
 $(STAMP): requirements.txt requirements.lock
@@ -58,13 +59,13 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 readme: $(STAMP)
-	@$(BIN)/python -m lib claims --readme
+	@PYTHONPATH=. $(BIN)/python docs/readme.py
 
 bench: $(STAMP)
 	@for name in attention_speed em_speed mixture_speed; do \
 		echo "--- benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 full: $(STAMP)
-	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full
+	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full $(if $(ONLY),--only $(ONLY))
 
 .PHONY: help reproduce test lint readme bench full

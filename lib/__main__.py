@@ -37,14 +37,11 @@ def data_sample(options: argparse.Namespace) -> None:
 
 
 def claims_show(options: argparse.Namespace) -> None:
-    """Print the verdict table, or bring the README's generated parts up to date."""
-    from lib import claims, params
+    """Print the verdict table."""
+    from lib import claims
 
-    if options.readme:
-        print("README.md: " + ("brought up to date" if claims.fill_readme() else "is up to date"))
-        return
-    profile = options.profile or params.load().profile
-    print(claims.markdown_table(claims.judge_all(claims.read_metrics(profile), profile)))
+    metrics = claims.read_metrics(options.profile) if options.profile else claims.read_best()
+    print(claims.markdown_table(claims.judge_all(metrics, complete=options.profile != "full")))
 
 
 def denoise(options: argparse.Namespace) -> None:
@@ -85,8 +82,7 @@ def add_data(commands) -> list[str]:
 def add_claims(commands) -> list[str]:
     """Add `claims` to the subparsers; returns examples for the help."""
     claims = _leaf(commands, "claims", claims_show, "the announced claims and what the committed results say of them")
-    claims.add_argument("--profile", choices=("sample", "full"), help="default: the one that params.yaml names")
-    claims.add_argument("--readme", action="store_true", help="write the generated parts of README.md instead")
+    claims.add_argument("--profile", choices=("sample", "full"), help="default: full where it was run")
     return ["python -m lib claims"]
 
 

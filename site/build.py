@@ -20,7 +20,7 @@ SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent
 sys.path.insert(0, str(ROOT))
 
-from lib import claims, data, metrics, params  # noqa: E402
+from lib import claims, data, metrics  # noqa: E402
 from lib.mixture import denoiser, photo  # noqa: E402
 
 BUILD = Path(sys.argv[1] if len(sys.argv) > 1 else SITE / "_build").resolve()
@@ -104,7 +104,7 @@ def description(code: str, heading: str) -> str:
 
 def landing_page(notebooks: list[str], cards: list[str]) -> str:
     """Markdown of the first page."""
-    verdicts = judged()
+    verdicts = claims.judge_all(claims.read_best())
     tally = claims.counts(verdicts)
     said = ", ".join(f"{count} {name}" for name, count in tally.items() if count)
     path, _ = executed("06_verdicts")
@@ -133,15 +133,6 @@ def landing_page(notebooks: list[str], cards: list[str]) -> str:
             toctree("Background", ["log", *cards]),
         ]
     )
-
-
-def judged() -> list[claims.Verdict]:
-    """The verdicts; metrics of the full profile count where they exist."""
-    found = {}
-    for profile in params.PROFILES:
-        if (ROOT / "results" / profile / "metrics.json").is_file():
-            found |= claims.read_metrics(profile)
-    return claims.judge_all(found, params.load().profile)
 
 
 def toctree(caption: str, names: list[str]) -> str:

@@ -29,6 +29,7 @@ COLAB = {
     "safetensors": "0.*",
     "tqdm": "4.*",
     "requests": "2.*",
+    "python-dateutil": "2.9.*",
     "ipykernel": "6.*",
 }
 HEAVY = {

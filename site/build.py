@@ -251,7 +251,8 @@ def view_html(entries: list[dict]) -> str:
     """The controls and panels of the view; static/view.js brings them to life."""
     choices = [
         f'<label><input type="radio" name="view-image" value="{i}"{" checked" if i == 0 else ""}>'
-        f'<img src="_static/{e["name"]}-small.png" alt="{e["label"]}" width="56" height="56"></label>'
+        f'<img src="_static/{e["name"]}-small.png" alt="{e["label"]}" class="dark-light" width="56" height="56">'
+        "</label>"
         for i, e in enumerate(entries)
     ]
     panels = [

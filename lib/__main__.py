@@ -5,6 +5,7 @@ A UserError is one line on stderr and exit code 2; --debug shows the traceback.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def add_data(commands) -> list[str]:
     cache = {
         "type": Path,
         "metavar": "DIR",
-        "help": "folder of the full set (default: CIFAR10_CACHE, else the user's cache)",
+        "help": "folder of the full set (default: CIFAR10_CACHE or the user's cache)",
     }
     fetch = _leaf(actions, "fetch", data_fetch, "get all of CIFAR-10 (184 MB) into a cache folder")
     fetch.add_argument("--cache", **cache)
@@ -134,6 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, `head` for example, has seen enough; nothing may be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         if options.debug:
             raise

@@ -5,6 +5,8 @@ import ast
 import json
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -75,6 +77,14 @@ def test_help_shows_every_command_with_an_example_that_parses():
         assert any(example.split()[0] == name for example in examples), name
     for example in examples:
         assert callable(parser.parse_args(shlex.split(example)).run)
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = [sys.executable, "-m", "lib", "claims"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.close()
+    assert run.stderr.read() == b"" and run.wait() == 0
+    run.stderr.close()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -68,7 +68,7 @@ def add_data(commands) -> list[str]:
     cache = {
         "type": Path,
         "metavar": "DIR",
-        "help": "folder of the full set (default: CIFAR10_CACHE or the user's cache)",
+        "help": "folder of the full set (default: CIFAR10_CACHE or the user cache)",
     }
     fetch = _leaf(actions, "fetch", data_fetch, "get all of CIFAR-10 (184 MB) into a cache folder")
     fetch.add_argument("--cache", **cache)

@@ -270,6 +270,7 @@ def view_html(entries: list[dict]) -> str:
             '<p class="view-level"><label for="view-level">Noise level</label>',
             f'<input type="range" id="view-level" min="0" max="{last}" step="1" value="2">',
             '<output id="view-level-text" for="view-level"></output></p>',
+            *block_choice(len(entries[0]["levels"][0]["maps"])),
             '<div class="view-panels">',
             *panels,
             "</div>",
@@ -280,6 +281,17 @@ def view_html(entries: list[dict]) -> str:
             '<script src="_static/view-data.js"></script><script src="_static/view.js"></script>',
         ]
     )
+
+
+def block_choice(blocks: int) -> list[str]:
+    """Which routed block's experts are shown, where the network has more than one."""
+    if blocks == 1:
+        return []
+    choices = [
+        f'<label><input type="radio" name="view-block" value="{i}"{" checked" if i == 0 else ""}> {i + 1}</label>'
+        for i in range(blocks)
+    ]
+    return ['<fieldset class="view-blocks"><legend>Routed block</legend>', *choices, "</fieldset>"]
 
 
 if __name__ == "__main__":

@@ -81,9 +81,10 @@
     for (const [id, label, column, row] of panels) {
       canvas(id, label).drawImage(picture, column * side, row * side, side, side, 0, 0, SHOWN, SHOWN);
     }
-    const codes = found.maps[0];
+    const block = Number(document.querySelector("input[name=view-block]:checked")?.value ?? 0);
+    const codes = found.maps[block];
     const counts = data.experts.map((name, expert) => `${name}: ${share(codes, expert)}`);
-    drawMap(canvas("view-map", `experts of ${codes.length} windows`), picture, side, level, codes);
+    drawMap(canvas("view-map", `experts of ${codes.length} windows${found.maps.length > 1 ? `, block ${block + 1}` : ""}`), picture, side, level, codes);
     find("view-legend").replaceChildren(
       ...counts.map((text, expert) => {
         const item = document.createElement("li");

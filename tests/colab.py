@@ -40,11 +40,12 @@ HEAVY = {
 }
 
 
-def make_environment(folder: Path, python: str, names: list[str]) -> Path:
+def make_environment(folder: Path, python: str, names: list[str], other: list[str]) -> Path:
     """A virtual environment with Colab's versions; its Python."""
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--seed", "--python", python, str(folder)], check=True)
     wanted = COLAB | {name: version for key in names for name, version in HEAVY.get(key[:2], {}).items()}
+    wanted |= dict(pin.split("==") for pin in other)
     pins = [name if version == "*" else f"{name}=={version}" for name, version in wanted.items()]
     executable = folder / "bin" / "python"
     subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(executable), *pins, "papermill"], check=True)
@@ -76,10 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run notebooks as Colab would.")
     parser.add_argument("notebooks", nargs="*", default=["01_data_verification", "06_verdicts"])
     parser.add_argument("--python", default="3.12", help="version or path, as Colab's (default 3.12)")
+    parser.add_argument(
+        "--pin", action="append", default=[], help="NAME==VERSION in place of Colab's, if that is not had"
+    )
     parser.add_argument("--url", default=ROOT.as_uri(), help="what to clone (default: this repository's last commit)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        python = make_environment(Path(scratch) / "colab", chosen.python, chosen.notebooks)
+        python = make_environment(Path(scratch) / "colab", chosen.python, chosen.notebooks, chosen.pin)
         before = versions(python)
         for name in chosen.notebooks:
             folder = Path(scratch) / name

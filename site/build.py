@@ -61,8 +61,8 @@ def build() -> None:
 
 
 def executed(stem: str) -> tuple[Path, str]:
-    """The executed copy of a notebook and its profile: full where it exists, else sample."""
-    for profile in ("full", "sample"):
+    """The executed copy of a notebook and its profile: full where it exists, else sample; 06 reads both anyway."""
+    for profile in ("sample",) if stem == "06_verdicts" else ("full", "sample"):
         path = ROOT / "results" / profile / "notebooks" / f"{stem}.ipynb"
         if path.is_file():
             return path, profile
@@ -86,7 +86,8 @@ def copy_notebook(source: Path) -> str:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             cell["metadata"]["mystnb"] = {"image": {"alt": description(text, heading)}}
     first = notebook["cells"][0]
-    first["source"] = ["".join(first["source"]), f"\n\n*Executed copy of the `{profile}` profile.*\n"]
+    said = "with the results of both profiles" if source.stem == "06_verdicts" else f"of the `{profile}` profile"
+    first["source"] = ["".join(first["source"]), f"\n\n*Executed copy {said}.*\n"]
     (SOURCE / "notebooks" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     return f"notebooks/{source.stem}"
 

@@ -45,16 +45,24 @@ def build() -> None:
     (SOURCE / "notebooks").mkdir(parents=True)
     (SOURCE / "view").mkdir()
     names = [copy_notebook(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-    cards = sorted((ROOT / "models").glob("*.md"))
-    (SOURCE / "log.md").write_text((ROOT / "docs" / "log.md").read_text(encoding="utf-8"), encoding="utf-8")
-    for card in cards:
-        text = card.read_text(encoding="utf-8")
-        (SOURCE / f"model_{card.stem}.md").write_text(text, encoding="utf-8")
-    (SOURCE / "index.md").write_text(landing_page(names, [f"model_{card.stem}" for card in cards]), encoding="utf-8")
+    background = [copy_page(path) for part in ("docs", "models") for path in sorted((ROOT / part).glob("*.md"))]
+    (SOURCE / "index.md").write_text(landing_page(names, background), encoding="utf-8")
     folders = ["-c", str(SITE), "-d", str(BUILD / "doctrees"), "-D", f"html_static_path=static,{SOURCE / 'view'}"]
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", *folders]
     subprocess.run([*command, str(SOURCE), str(HTML)], check=True)
     print(f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages")
+
+
+def copy_page(path: Path) -> str:
+    """A Markdown file of the repository into the site; its name there."""
+    name = f"model_{path.stem}" if path.parent.name == "models" else path.stem
+    (SOURCE / f"{name}.md").write_text(unlinked(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return name
+
+
+def unlinked(text: str) -> str:
+    """Markdown whose links to files of the repository, which is not part of the site, are plain text."""
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)[^)\s]+\)", r"\1", text)
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------
@@ -77,6 +85,8 @@ def copy_notebook(source: Path) -> str:
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         heading = (re.findall(r"^#+ (.+)$", text, re.MULTILINE) or [heading])[-1] if "outputs" not in cell else heading
+        if cell["cell_type"] == "markdown":
+            cell["source"] = [unlinked(text)]
         tags = cell["metadata"].setdefault("tags", [])
         if {"bootstrap", "parameters"} & set(tags):
             tags.append("remove-cell")
@@ -103,7 +113,7 @@ def description(code: str, heading: str) -> str:
 # --- landing page ----------------------------------------------------------------------------------------------------
 
 
-def landing_page(notebooks: list[str], cards: list[str]) -> str:
+def landing_page(notebooks: list[str], background: list[str]) -> str:
     """Markdown of the first page."""
     verdicts = claims.judge_all(claims.read_best())
     tally = claims.counts(verdicts)
@@ -131,7 +141,7 @@ def landing_page(notebooks: list[str], cards: list[str]) -> str:
             "make test        # all tests, and the committed notebooks executed again\n"
             "make site        # these pages\n```",
             toctree("Notebooks", notebooks),
-            toctree("Background", ["log", *cards]),
+            toctree("Background", background),
         ]
     )
 

@@ -127,7 +127,7 @@ def landing_page(notebooks: list[str], background: list[str]) -> str:
             f"**{len(verdicts)} claims on trial: {said}.**",
             summary_html(verdicts),
             "## Try the denoiser",
-            "The shipped mixture network removes noise from each picture. Its router sends every window of 16 x 16 "
+            "The shipped mixture network removes noise from each picture. A router sends every window of 16 x 16 "
             "pixels to one of three experts: global attention, local attention, or none.",
             view_html(make_view()),
             "## Five findings",

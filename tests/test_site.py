@@ -239,7 +239,7 @@ def test_what_the_keyboard_reaches_can_be_seen(landing):
     """Tab through the landing page: every stop has an outline, a border, a shadow or another colour."""
     landing.run("document.activeElement.blur(); window.scrollTo(0, 0)")
     look = """(() => { const s = getComputedStyle(document.activeElement), t = document.activeElement;
-        const p = t.matches("input[type=radio]") ? getComputedStyle(t.nextElementSibling) : s;
+        const p = t.matches("input[type=radio]") ? getComputedStyle(t.nextElementSibling || t) : s;
         return [t.tagName, t.id || t.textContent.trim() || t.value || t.className,
                 p.outlineStyle !== "none" || p.boxShadow !== "none"]; })()"""
     stops = []

@@ -124,6 +124,7 @@ def test_maps_beat_their_pilot_and_survive_the_file(model, clean, tmp_path):
         experts.fit_experts(model.prior, clean, noisy, noisy, 0.1)
 
 
+@pytest.mark.fault("the prior of the EM model damaged or missing", "one line that names the file")
 def test_broken_model_files(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"not a model")
     for name in ("broken.safetensors", "absent.safetensors"):

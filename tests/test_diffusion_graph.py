@@ -144,6 +144,7 @@ def test_patches_cover_every_pixel():
         assert np.unique(starts[:, None] + np.arange(8)).tolist() == list(range(size))
 
 
+@pytest.mark.fault("NaN, wrong range or size given to the image graph", "refused with the reason")
 def test_bad_input():
     good = np.zeros((1, 3, 8, 8), np.float32)
     for bad, word in (

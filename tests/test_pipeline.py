@@ -157,6 +157,7 @@ def test_another_result_is_not_a_reproduction(tiny, capsys):
     assert "NOT REPRODUCED in" in said
 
 
+@pytest.mark.fault("a stage that fails", "it is named; nothing after it runs")
 def test_a_failing_stage_is_named_and_the_next_does_not_run(tiny, capfd):
     script = tiny / "measure.py"
     before = script.read_text()
@@ -216,6 +217,7 @@ def test_outside_a_repository_git_is_named(tmp_path):
         pipeline.clone(tmp_path, tmp_path / "copy")
 
 
+@pytest.mark.fault("two make reproduce at once", "the second one says so in one line; the first goes on")
 def test_a_second_call_gets_one_clear_line_and_a_third_one_runs(tmp_path):
     with pipeline._only_one(tmp_path / ".reproduce"):
         with pytest.raises(UserError, match=r"\.reproduce/ is in use"):

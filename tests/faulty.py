@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from lib import params
@@ -52,6 +53,14 @@ def one_line(code: int, lines: list[str], *wanted: str) -> None:
 
 def under(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def wait_until(true, seconds=30) -> None:
+    """Look every twentieth of a second."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

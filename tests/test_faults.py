@@ -5,6 +5,7 @@ stand, and writes docs/faults.md. Each fault ends in one line and a non-zero exi
 leaves nothing half-written.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -203,3 +204,35 @@ def test_a_kernel_that_does_not_start(notebooks, tmp_path):
 def test_a_damaged_notebook(notebooks):
     one_line(*execute(notebooks, "broken"), "lib.execute: broken.ipynb: not a notebook")
     good_copy_stays(notebooks, "broken")
+
+
+# ---------------------------------------------------------------- the table
+
+SPEC = importlib.util.spec_from_file_location("faults", ROOT / "benchmarks" / "faults.py")
+table = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(table)
+
+
+def test_docs_faults_lists_what_the_tests_inject_and_all_is_survived():
+    faults, record = table.marked(), json.loads(table.RECORD.read_text())
+    names = [fault.what for fault in faults]
+    assert len(set(names)) == len(names) >= 25
+    assert set(record["outcomes"]) == set(names), "run `make faults` and commit what it writes"
+    assert table.PAGE.read_text() == table.page(faults, record), "run `make faults` and commit what it writes"
+    assert set(record["outcomes"].values()) == {"passed"}
+
+
+def test_a_failed_case_is_not_covered_by_one_that_passed(tmp_path):
+    (tmp_path / "test_two.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('good', [False, True, True])\n"
+        "@pytest.mark.fault('a', 'b')\n"
+        "def test_two(good): assert good\n"
+        "@pytest.mark.parametrize('x', [pytest.param(1, marks=pytest.mark.fault('c', 'd'))])\n"
+        "def test_one(x): pass\n"
+    )
+    assert table.marked(tmp_path) == [("a", "b", "test_two.py::test_two"), ("c", "d", "test_two.py::test_one")]
+    code = "import sys, pytest; sys.path.insert(0, sys.argv[2]); import faults; r = faults.Recorder()\n"
+    code += "pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[1]], plugins=[r]); print(r.outcomes)"
+    said = child(code, tmp_path / "test_two.py", ROOT / "benchmarks").communicate()[0]
+    assert said.splitlines()[-1] == "{'a': 'failed', 'c': 'passed'}"

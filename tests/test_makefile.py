@@ -110,6 +110,15 @@ def test_an_interrupted_set_up_is_not_taken_for_a_whole_one(copy):
     assert not (copy / STAMP).exists()
 
 
+@pytest.mark.fault("kill -9 of an installation", "the next call installs again")
+def test_a_killed_set_up_is_not_taken_for_a_whole_one(copy):
+    script(copy / ".venv" / "bin" / "uv", "kill -9 $PPID")  # the recipe's shell
+    assert make(copy, STAMP)[0] != 0
+    assert not (copy / STAMP).exists()
+    script(copy / ".venv" / "bin" / "uv", UV)
+    assert make(copy, STAMP)[0] == 0 and (copy / STAMP).exists()
+
+
 @pytest.mark.parametrize(
     "environment, links",
     [

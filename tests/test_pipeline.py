@@ -174,6 +174,44 @@ def test_a_failing_stage_is_named_and_the_next_does_not_run(tiny, capfd):
     assert trace(tiny) == []
 
 
+HANGS = "import sys, time\nprint('hanging', flush=True)\ntime.sleep(60)\n"
+
+
+@pytest.mark.fault("kill -9 of make reproduce", "nothing tracked changed; the next call runs all stages and ends well")
+def test_a_killed_reproduction_leaves_nothing_behind(tiny):
+    script = tiny / "measure.py"
+    before = script.read_text()
+    script.write_text(HANGS)
+    commit(tiny)
+    code = f"from pathlib import Path; from lib import pipeline; pipeline.reproduce(Path({str(tiny)!r}))"
+    how = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", code], **how) as process:
+        try:
+            assert any("hanging" in line for line in process.stdout)
+            assert call(tiny, "git", "status", "--porcelain") == ""
+        finally:
+            os.killpg(process.pid, 9)
+            script.write_text(before)
+            commit(tiny)
+    assert pipeline.reproduce(tiny) is True
+    assert trace(tiny) == ["measure sample", "collect sample"]
+
+
+@pytest.mark.fault("committed metrics.json damaged, then make reproduce", "one line before any stage runs")
+def test_damaged_committed_metrics_stop_it_before_any_stage_runs(tiny):
+    recorded = tiny / "results" / "sample" / "metrics.json"
+    before = recorded.read_text()
+    recorded.write_text(before[: len(before) // 2])
+    commit(tiny)
+    try:
+        with pytest.raises(UserError, match=r"the committed results/sample/metrics\.json: not readable"):
+            pipeline.reproduce(tiny)
+    finally:
+        recorded.write_text(before)
+        commit(tiny)
+    assert trace(tiny) == []
+
+
 def test_full_brings_its_results_back_and_leaves_the_rest(tiny, capsys):
     before = (tiny / "params.yaml").read_bytes(), (tiny / "results" / "sample" / "metrics.json").read_bytes()
     pipeline.full(tiny)

@@ -5,6 +5,7 @@ TRACE names, so that a stage which DVC skipped is seen.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from lib import claims, evidence, params, pipeline
 from lib.params import UserError
 
 ROOT = params.root()
+SPEC = importlib.util.spec_from_file_location("twice", ROOT / "benchmarks" / "twice.py")
+twice = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(twice)
 MACHINE = {"processor": "p", "python": "3.11.7", "versions": {"numpy": "2"}, "device": "cpu", "threads": 2}
 MEASURE = """
 import json, os, sys
@@ -232,6 +236,40 @@ def test_full_runs_one_study_in_a_sitting_of_its_own(tiny):
     assert trace(tiny) == ["measure full"]
     gathered = json.loads((tiny / "results" / "full" / "metrics.json").read_text())
     assert gathered["profile"] == "full" and gathered["metrics"]["claims_total"]["value"] == 1
+
+
+# make twice
+
+
+def test_two_runs_are_compared_byte_by_byte(tiny, capsys):
+    assert twice.main([], tiny) == 0
+    assert trace(tiny) == ["measure sample", "collect sample"] * 2
+    record = json.loads((tiny / "benchmarks" / "twice.json").read_text())
+    assert {name: entry["value"] for name, entry in record["metrics"].items()} == {
+        "compared_files": 2,
+        "identical_files": 2,
+    }
+    assert "identical_files: 2 of 2" in capsys.readouterr().out
+    shutil.rmtree(tiny / "benchmarks")
+
+
+def test_a_run_that_differs_from_another_is_found_and_so_is_what_threads_change(tiny):
+    """The gain depends on the time, and on the number of threads beyond its band."""
+    script = tiny / "measure.py"
+    before = script.read_text()
+    change = "import re, time\nthreads = int(re.search('threads: (.+?) ', Path('params.yaml').read_text())[1])\ngain = "
+    script.write_text(before.replace("gain = ", change + "threads + 1e-6 * (time.time() % 1) + "))
+    commit(tiny)
+    try:
+        assert twice.main(["1", "2"], tiny) == 1
+    finally:
+        script.write_text(before)
+        commit(tiny)
+    record = json.loads((tiny / "benchmarks" / "twice.json").read_text())
+    shutil.rmtree(tiny / "benchmarks")
+    assert record["metrics"]["compared_files"]["value"] == 4 and record["metrics"]["identical_files"]["value"] == 0
+    assert record["differ"]["1"] == ["results/sample/metrics.json", "results/sample/one.json"]
+    assert record["off_band"]["1 against 2"][0].startswith("gain_db 4.5")
 
 
 # the copy

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import pipeline
+from lib import evidence, files, params, pipeline
 
 COUNTS = (10, 100, 1000)
 STAGES = """
@@ -75,11 +75,32 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     return found
 
 
-if __name__ == "__main__":
-    import time
+TEXTS = {
+    "single_s": "dvc repro --single-item of one stage in a clone that knows all",
+    "all_s": "dvc repro of all stages on one machine",
+    "status_s": "dvc status when nothing changed",
+    "push_s": "dvc push --run-cache of all",
+    "collect_s": "dvc repro --pull in a fresh clone: all restored, none run",
+    "lock_bytes": "dvc.lock",
+    "remote_bytes": "the remote on its disk, for outputs of a few bytes",
+}
 
-    t = Path(tempfile.mkdtemp())
-    for n in (10, 100):
-        a = time.time()
-        (t / f"n{n}").mkdir()
-        print(n, measure(t / f"n{n}", n), time.time() - a, flush=True)
+
+def main(counts: list[int]) -> None:
+    """Measure every count and write the record, also after each one, since the large ones take minutes."""
+    metrics = {}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "at").mkdir()
+            found = measure(Path(folder) / "at", count)
+        print(count, found, flush=True)
+        for name, value in found.items():
+            unit = "B" if name.endswith("bytes") else "CPU s"
+            text = f"{TEXTS[name]}, {count:,} stages"
+            metrics[f"dvc_{name}_{count}"] = evidence.metric(value, unit=unit, n=count, what=text)
+        record = {"study": "dvc_scale", "metrics": metrics, "run": {"device": "cpu", **evidence.environment()}}
+        files.write_json(params.root() / "benchmarks" / "dvc_scale.json", record | {"counts": list(counts)})
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or list(COUNTS))

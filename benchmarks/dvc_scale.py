@@ -6,6 +6,8 @@ with `dvc repro --pull` in a fresh clone. Seconds are of CPU, of all processes, 
 does not count. Writes benchmarks/dvc_scale.json; docs/machines.md reads it.
 """
 
+import math
+import re
 import resource
 import subprocess
 import sys
@@ -70,7 +72,7 @@ def measure(folder: Path, count: int) -> dict[str, float]:
         "push_s": seconds(one, "dvc", "push", "--quiet", "--run-cache"),
         "collect_s": seconds(folder / "collect", "dvc", "repro", "--quiet", "--pull"),
         "lock_bytes": (one / "dvc.lock").stat().st_size,
-        "remote_bytes": size(folder.parent / "store"),
+        "remote_bytes": size(folder / "store"),
     }
     return found
 
@@ -86,6 +88,32 @@ TEXTS = {
 }
 
 
+def table(record: dict) -> str:
+    """The costs for readers, a row each, with the power law through the two largest counts continued to 10,000."""
+    counts = record["counts"]
+    lines = [
+        "| what | " + " | ".join(f"{count:,} stages" for count in counts) + " | growth | 10,000 stages, on paper |"
+    ]
+    lines.append("|---" * (len(counts) + 3) + "|")
+    for name, text in TEXTS.items():
+        values = [record["metrics"][f"dvc_{name}_{count}"]["value"] for count in counts]
+        power = math.log(values[-1] / values[-2]) / math.log(counts[-1] / counts[-2])
+        cells = [shown(name, value) for value in [*values, values[-1] * (10_000 / counts[-1]) ** power]]
+        lines.append(f"| {text} | {' | '.join(cells[:-1])} | n^{power:.2f} | {cells[-1]} |")
+    return "\n".join(lines)
+
+
+def shown(name: str, value: float) -> str:
+    """Seconds or bytes with a unit."""
+    return f"{value / 1e3:,.1f} kB" if name.endswith("bytes") else f"{value:,.1f} s"
+
+
+def page(text: str, record: dict) -> str:
+    """docs/machines.md with the table between its markers."""
+    filled = f"<!-- begin cost -->\n{table(record)}\n<!-- end cost -->"
+    return re.sub(r"<!-- begin cost -->.*<!-- end cost -->", filled, text, flags=re.DOTALL)
+
+
 def main(counts: list[int]) -> None:
     """Measure every count and write the record, also after each one, since the large ones take minutes."""
     metrics = {}
@@ -99,7 +127,10 @@ def main(counts: list[int]) -> None:
             text = f"{TEXTS[name]}, {count:,} stages"
             metrics[f"dvc_{name}_{count}"] = evidence.metric(value, unit=unit, n=count, what=text)
         record = {"study": "dvc_scale", "metrics": metrics, "run": {"device": "cpu", **evidence.environment()}}
-        files.write_json(params.root() / "benchmarks" / "dvc_scale.json", record | {"counts": list(counts)})
+        record["counts"] = [n for n in counts if f"dvc_all_s_{n}" in metrics]
+        files.write_json(params.root() / "benchmarks" / "dvc_scale.json", record)
+    where = params.root() / "docs" / "machines.md"
+    files.write_text(where, page(where.read_text(encoding="utf-8"), record))
 
 
 if __name__ == "__main__":

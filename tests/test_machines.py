@@ -3,6 +3,8 @@
 A tiny pipeline of four stages (two arms, two seeds) stands for the real one; each run is noted in a file outside.
 """
 
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -114,6 +116,14 @@ def test_submitit_runs_the_stages_of_two_clones(origin):
         job.result()
     call(third := machine(origin, "three"), "dvc", "repro", "--pull")
     assert trained(origin) == ALL and collected(third) == {name: name for name in ALL}
+
+
+def test_the_costs_in_the_docs_are_the_recorded_ones():
+    spec = importlib.util.spec_from_file_location("dvc_scale", ROOT / "benchmarks" / "dvc_scale.py")
+    scale = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scale)
+    text = (ROOT / "docs" / "machines.md").read_text()
+    assert scale.page(text, json.loads((ROOT / "benchmarks" / "dvc_scale.json").read_text())) == text
 
 
 # ---------------------------------------------------------------- DVC and faults

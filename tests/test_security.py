@@ -55,7 +55,7 @@ def test_processes_are_started_without_a_shell(path):
             assert not (isinstance(command, ast.Constant) and isinstance(command.value, str)), ast.unparse(call)
 
 
-@each(SOURCES)
+@each([path for path in SOURCES if packages(path) & {"tarfile", "zipfile", "shutil"}])
 def test_archives_are_never_unpacked(path):
     named = {ast.unparse(call.func).split(".")[-1] for call in calls(path)}
     assert not named & {"extractall", "extract", "unpack_archive"}  # extractfile reads one member, by its exact name

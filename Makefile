@@ -1,4 +1,5 @@
-# make reproduce | test | lint | readme | bench | twice | faults | audit | full     (README.md says what each does and how long it takes)
+# make reproduce | test | lint | readme | site | bench | twice | faults | audit | full
+# (README.md says what each does and how long it takes)
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -25,6 +26,7 @@ help:
 	@echo "make test        run all tests, and re-execute and check the committed notebooks"
 	@echo "make lint        ruff over code and notebooks"
 	@echo "make readme      bring the README's generated parts up to date"
+	@echo "make site        the notebooks and verdicts as web pages, in site/_build/html"
 	@echo "make bench       repeat the timings of benchmarks/ that need nothing but this environment"
 	@echo "make twice       run the pipeline in two clones and compare every output byte by byte"
 	@echo "make faults      inject every fault that a test marks, and write docs/faults.md"
@@ -64,6 +66,13 @@ lint: $(STAMP)
 readme: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python docs/readme.py
 
+# Sphinx and its theme come beside the pins; what is there already is not fetched again.
+site: $(STAMP)
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$(LINKS)}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		-r requirements-site.txt -c requirements.lock
+	@dvc pull --quiet data.dvc
+	@$(BIN)/python site/build.py
+
 bench: $(STAMP)
 	@for name in attention_speed em_speed mixture_speed; do \
 		echo "--- benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
@@ -81,4 +90,4 @@ audit: $(STAMP)
 full: $(STAMP)
 	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full $(if $(ONLY),--only $(ONLY))
 
-.PHONY: help reproduce test lint readme bench twice faults audit full
+.PHONY: help reproduce test lint readme site bench twice faults audit full

@@ -4,6 +4,7 @@ Every table and every number of the front page stands between markers and comes 
 tests/test_readme.py compares them.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -36,10 +37,25 @@ def headline_table(metrics: dict[str, dict], sample: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def notebook_table(root: Path) -> str:
+    """The notebooks with the question each one asks, and links to their executed copies."""
+    lines = ["| notebook | question | executed |", "|---|---|---|"]
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        title, question = (
+            re.search(form, first, re.MULTILINE)[1] for form in (r"^# (.+)$", r"^\*\*Question\.\*\* (.+)$")
+        )
+        copies = [f"results/{profile}/notebooks/{path.name}" for profile in ("full", "sample")]
+        links = [f"[{copy.split('/')[1]}]({copy})" for copy in copies if (root / copy).is_file()]
+        lines.append(f"| {title} | {question} | {', '.join(links)} |")
+    return "\n".join(lines)
+
+
 def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
     """Write generated text between its markers.
 
-    `<!-- begin NAME -->` ... `<!-- end NAME -->` takes a block; `<!-- n KEY FORMAT -->...<!-- /n -->` a number.
+    `<!-- begin NAME -->` ... `<!-- end NAME -->` takes a block; `<!-- n KEY FORMAT -->...<!-- /n -->` a number in a
+    format of Python's, or with its interval, unit and n (`all`), or the profile that it was measured on (`on`).
 
     Raises:
         UserError: a marker names a block or a metric that does not exist, has no partner, or a format that fails.
@@ -49,9 +65,11 @@ def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
         return f"{match[1]}\n{_known(blocks, match[2])}\n{match[3]}"
 
     def value(match: re.Match) -> str:
-        number = _known(metrics, match[2])["value"]
+        entry = _known(metrics, match[2])
+        number = entry["value"]
         try:
-            return f"{match[1]}{format(number, match[3])}<!-- /n -->"
+            named = {"all": claims.number, "on": lambda found: found["profile"]}.get(match[3])
+            return f"{match[1]}{named(entry) if named else format(number, match[3])}<!-- /n -->"
         except ValueError:
             raise params.UserError(f"README.md: marker {match[2]!r}: {match[3]!r} is no format of {number}") from None
 
@@ -81,6 +99,7 @@ def parts() -> tuple[dict[str, str], dict[str, dict]]:
         "verdicts": claims.markdown_table(verdicts),
         "headline": headline_table(shown, claims.read_metrics("sample")),
         "tally": f"{len(verdicts)} claims on trial so far: {tally}.",
+        "notebooks": notebook_table(params.root()),
     }
     return blocks, metrics
 

@@ -5,6 +5,7 @@ A UserError is one line on stderr and exit code 2; --debug shows the traceback.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -61,14 +62,10 @@ def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
 
 def add_data(commands) -> list[str]:
     """Add `data fetch | verify | sample` to the subparsers; returns examples for the help."""
-    text = "check the shipped data, or get all of CIFAR-10"
-    parser = commands.add_parser("data", help=text, description=text)
+    parser = _leaf(commands, "data", None, "check the shipped data, or get all of CIFAR-10")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    cache = {
-        "type": Path,
-        "metavar": "DIR",
-        "help": "folder of the full set (default: CIFAR10_CACHE, else the user's cache)",
-    }
+    where = "folder of the full set (default: CIFAR10_CACHE, else the user's cache)"
+    cache = {"type": Path, "metavar": "DIR", "help": where}
     fetch = _leaf(actions, "fetch", data_fetch, "get all of CIFAR-10 (184 MB) into a cache folder")
     fetch.add_argument("--cache", **cache)
     verify = _leaf(actions, "verify", data_verify, "check size, labels and sha256 of every file")
@@ -134,6 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, `head` for example, has seen enough; nothing may be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         if options.debug:
             raise

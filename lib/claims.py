@@ -41,6 +41,7 @@ class Rule(BaseModel):
         return self
 
     def bounds(self) -> tuple[float, float]:
+        """The range (low, high) that the measured value must touch; an open side is infinite."""
         if self.exact is not None:
             return self.exact, self.exact
         if self.interval is not None:

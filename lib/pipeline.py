@@ -156,8 +156,8 @@ class Progress:
 
 
 def independent_studies(copy: Path) -> tuple[list[list[str]], list[str]]:
-    """Stages in groups that do not depend on each other, each in its order, the largest first; and those that nothing
-    waits for but that wait for others, which come after all groups."""
+    """Stages in groups that do not depend on each other, each in its order, the largest first; and the chain at the
+    end of the pipeline that waits for all groups."""
     from dvc.repo import Repo
 
     with Repo(str(copy)) as repo:
@@ -165,7 +165,10 @@ def independent_studies(copy: Path) -> tuple[list[list[str]], list[str]]:
         stages = [stage for stage in graph.nodes if hasattr(stage, "name")]
         needs = {s.name: {other.name for other in graph.successors(s) if other in stages} for s in stages}
     order = list(TopologicalSorter(needs).static_order())
-    last = [name for name in order if needs[name] and not any(name in some for some in needs.values())]
+    last, rest = [], dict(needs)
+    while len(ends := [n for n in rest if rest[n] and not any(n in some for some in rest.values())]) == 1:
+        last.insert(0, ends[0])
+        del rest[ends[0]]
     groups: list[set[str]] = []
     for name in [name for name in order if name not in last]:
         joined = [group for group in groups if group & needs[name]]

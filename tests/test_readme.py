@@ -1,6 +1,7 @@
 """docs/readme.py: what stands between the README's markers, and that it is what the results say."""
 
 import importlib.util
+import re
 
 import pytest
 
@@ -26,6 +27,24 @@ def test_fill_replaces_what_stands_between_markers_and_nothing_else():
         "c <!-- n gain .0f -->1<!-- /n -->"
     )
     assert readme.fill(filled, {"t": "new \\1 text"}, {"gain": {"value": 1.256}}) == filled
+
+
+def test_a_number_comes_with_its_interval_or_its_profile():
+    entry = {"value": 1.256, "low": 1.1, "high": 1.4, "unit": "dB", "n": 7, "profile": "full"}
+    filled = readme.fill("<!-- n gain all --><!-- /n --> <!-- n gain on --><!-- /n -->", {}, {"gain": entry})
+    assert filled == "<!-- n gain all -->1.26 [1.10, 1.40] dB (n = 7)<!-- /n --> <!-- n gain on -->full<!-- /n -->"
+
+
+def test_the_notebook_table_links_the_copies_that_are_there():
+    table = readme.notebook_table(ROOT)
+    assert table.count("\n") == 1 + len(list((ROOT / "notebooks").glob("*.ipynb")))
+    assert "| 01 Data verification | Are the images" in table
+    assert all((ROOT / link).is_file() for link in re.findall(r"\]\((.+?)\)", table))
+
+
+def test_every_link_and_picture_of_the_page_leads_somewhere():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text(encoding="utf-8"))
+    assert len(links) > 10 and not [link for link in links if not (ROOT / link).exists()]
 
 
 def test_two_blocks_keep_what_lies_between():

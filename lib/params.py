@@ -70,7 +70,8 @@ class Em(Section):
     fit_patches: Count
     tune_images: Count
     eval_images: Count
-    eval_seed: Annotated[int, Field(ge=0)]
+    subset_images: Count
+    eval_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     ridge: NotNegative
     show_patches: Count
     show_components: Count

@@ -89,6 +89,7 @@ def test_averaged_weights_are_the_running_mean_and_survive_a_stop(library, tmp_p
     assert np.array_equal(losses, same) and all(np.array_equal(mean[n].numpy(), again[n].numpy()) for n in mean)
 
 
+@pytest.mark.fault("a checkpoint of another run (TensorFlow)", "one line that says what to do")
 def test_a_checkpoint_of_another_run_is_refused(library, tmp_path):
     path = tmp_path / "state.safetensors"
     trained(library, recipe=training.Recipe(4, 4), checkpoint=path, every=2)

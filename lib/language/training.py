@@ -28,6 +28,7 @@ from lib.language.symbols import Config
 from lib.params import UserError
 
 BOOKS = ("alice29", "hamlet")
+LONGEST = 20_000_000  # bytes of a text or characters of a prompt; minutes and gigabytes lie beyond
 FAR = ("asyoulik", "hamlet_folio")  # read by no arm
 
 
@@ -59,6 +60,8 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
     step = make_step(params, loss_of, optimiser, compiled)
     for i in range(done, recipe.steps):
         losses[i] = step(tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i))
+        if not np.isfinite(losses[i]):
+            raise UserError(f"step {i + 1}: the loss is {losses[i]}; a checkpoint, if there is one, is of a good state")
         for n, mean in means.items() if (i + 1) % max(1, recipe.steps // 100) == 0 else ():
             mean.assign_add((1 - recipe.average * (2 * i > recipe.steps)) * (params[n] - mean))
         if checkpoint and (i + 1) % every == 0:
@@ -72,9 +75,12 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
 def _resume(checkpoint, state, losses) -> int:
     if not Path(checkpoint).is_file():
         return 0
-    arrays = load_file(checkpoint)
+    try:
+        arrays = load_file(checkpoint)
+    except SafetensorError:
+        arrays = {}
     if arrays.keys() != state.keys() | {"losses", "done"} or len(arrays["losses"]) != len(losses):
-        raise UserError(f"{checkpoint}: belongs to another run; remove it to start afresh")
+        raise UserError(f"{checkpoint}: belongs to another run or is damaged; remove it to start afresh")
     for name, variable in state.items():
         variable.assign(arrays[name])
     losses[:] = arrays["losses"]
@@ -173,6 +179,16 @@ def library_of(texts: dict[str, str]) -> corpus.Corpus:
     return replace(known, parts=known.parts | far)
 
 
+def read_text(path: Path) -> str:
+    """A text file as UTF-8. Raises UserError: no such file, too long, or other bytes."""
+    try:
+        if (size := path.stat().st_size) > LONGEST:
+            raise UserError(f"{path}: {size:,} bytes; allowed are {LONGEST:,}")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no readable UTF-8 text ({error})") from None
+
+
 def ensure(profile: str, wanted: list[tuple[str, int]]) -> Path:
     """Folder of the runs. Arms (name, seed) that are not there are trained first, in processes of their own."""
     folder = settings.root() / "runs" / profile / "language"
@@ -194,16 +210,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _train(options, settings.load(options.profile))
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, OSError) as error:
         print(f"lib.language.training: {error}", file=sys.stderr)
         return 1
 
 
 def _train(options, chosen) -> int:
-    try:
-        own = {options.text.stem: options.text.read_text(encoding="utf-8")} if options.text else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{options.text}: no readable UTF-8 text ({error})") from None
+    own = {options.text.stem: read_text(options.text)} if options.text else None
     library = corpus.load(own) if own else library_of(data.books())
     known = arms(chosen.language, len(library.tokeniser))
     names = [n for n in known if n not in ("attention", "lstm")] if options.arm == ["ablations"] else options.arm
@@ -226,6 +239,8 @@ def ship(run: Path) -> Path:
 
 def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
     """The prompt and what a saved model writes on; UserError: no model, unknown character, no prompt, bad setting."""
+    if max(len(prompt), length) > LONGEST:
+        raise UserError(f"a prompt or a length of {max(len(prompt), length):,} characters; allowed are {LONGEST:,}")
     arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
     try:
         ids = tokeniser.encode(prompt)

@@ -1,4 +1,4 @@
-# make reproduce | test | lint | readme | bench | full     (README.md says what each does and how long it takes)
+# make reproduce | test | lint | readme | site | bench | full     (README.md says what each does and how long it takes)
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -25,8 +25,10 @@ help:
 	@echo "make test        run all tests, and re-execute and check the committed notebooks"
 	@echo "make lint        ruff over code and notebooks"
 	@echo "make readme      bring the README's generated parts up to date"
+	@echo "make site        the notebooks and verdicts as web pages, in site/_build/html"
 	@echo "make bench       repeat the timings of benchmarks/ that need nothing but this environment"
-	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU"
+	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU;"
+	@echo "                 ONLY='em_diffusion' runs one study of it, in a sitting of its own"
 
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
 $(STAMP): requirements.txt requirements.lock
@@ -58,13 +60,20 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 readme: $(STAMP)
-	@$(BIN)/python -m lib claims --readme
+	@PYTHONPATH=. $(BIN)/python docs/readme.py
+
+# Sphinx and its theme come beside the pins; what is there already is not fetched again.
+site: $(STAMP)
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$(LINKS)}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		-r requirements-site.txt -c requirements.lock
+	@dvc pull --quiet data.dvc
+	@$(BIN)/python site/build.py
 
 bench: $(STAMP)
 	@for name in attention_speed em_speed mixture_speed; do \
 		echo "--- benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 full: $(STAMP)
-	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full
+	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full $(if $(ONLY),--only $(ONLY))
 
-.PHONY: help reproduce test lint readme bench full
+.PHONY: help reproduce test lint readme site bench full

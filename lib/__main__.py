@@ -5,6 +5,7 @@ A UserError is one line on stderr and exit code 2; --debug shows the traceback.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -37,14 +38,11 @@ def data_sample(options: argparse.Namespace) -> None:
 
 
 def claims_show(options: argparse.Namespace) -> None:
-    """Print the verdict table, or bring the README's generated parts up to date."""
-    from lib import claims, params
+    """Print the verdict table."""
+    from lib import claims
 
-    if options.readme:
-        print("README.md: " + ("brought up to date" if claims.fill_readme() else "is up to date"))
-        return
-    profile = options.profile or params.load().profile
-    print(claims.markdown_table(claims.judge_all(claims.read_metrics(profile), profile)))
+    metrics = claims.read_metrics(options.profile) if options.profile else claims.read_best()
+    print(claims.markdown_table(claims.judge_all(metrics, complete=options.profile != "full")))
 
 
 def denoise(options: argparse.Namespace) -> None:
@@ -64,14 +62,10 @@ def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
 
 def add_data(commands) -> list[str]:
     """Add `data fetch | verify | sample` to the subparsers; returns examples for the help."""
-    text = "check the shipped data, or get all of CIFAR-10"
-    parser = commands.add_parser("data", help=text, description=text)
+    parser = _leaf(commands, "data", None, "check the shipped data, or get all of CIFAR-10")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    cache = {
-        "type": Path,
-        "metavar": "DIR",
-        "help": "folder of the full set (default: CIFAR10_CACHE, else the user's cache)",
-    }
+    where = "folder of the full set (default: CIFAR10_CACHE, else the user's cache)"
+    cache = {"type": Path, "metavar": "DIR", "help": where}
     fetch = _leaf(actions, "fetch", data_fetch, "get all of CIFAR-10 (184 MB) into a cache folder")
     fetch.add_argument("--cache", **cache)
     verify = _leaf(actions, "verify", data_verify, "check size, labels and sha256 of every file")
@@ -85,8 +79,7 @@ def add_data(commands) -> list[str]:
 def add_claims(commands) -> list[str]:
     """Add `claims` to the subparsers; returns examples for the help."""
     claims = _leaf(commands, "claims", claims_show, "the announced claims and what the committed results say of them")
-    claims.add_argument("--profile", choices=("sample", "full"), help="default: the one that params.yaml names")
-    claims.add_argument("--readme", action="store_true", help="write the generated parts of README.md instead")
+    claims.add_argument("--profile", choices=("sample", "full"), help="default: full where it was run")
     return ["python -m lib claims"]
 
 
@@ -138,6 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, `head` for example, has seen enough; nothing may be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         if options.debug:
             raise

@@ -7,23 +7,17 @@ at most 5 % of repetitions. Beyond the range on the better side it is exceeded.
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lib import files, params
+from lib import params
 
 REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING = "reproduced", "exceeded", "refuted", "not testable", "not run yet"
 VERDICTS = (REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING)
 SYSTEMS = {"em": "EM graph diffusion", "mixture": "Sparse-attention mixture", "language": "Causal attention"}
 Number = Annotated[float, Field(allow_inf_nan=False)]
-
-# The README's markers; what stands between two of them never holds the start of another.
-BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->)(?:(?!<!-- begin ).)*?(<!-- end \2 -->)", re.DOTALL)
-VALUE = re.compile(r"(<!-- n (\w+) (\S+) -->)[^<]*<!-- /n -->")
-STRAY = re.compile(r"<!-- (?:begin|end|n|/n)\b[^>]*-->")
 
 
 class Rule(BaseModel):
@@ -47,6 +41,7 @@ class Rule(BaseModel):
         return self
 
     def bounds(self) -> tuple[float, float]:
+        """The range (low, high) that the measured value must touch; an open side is infinite."""
         if self.exact is not None:
             return self.exact, self.exact
         if self.interval is not None:
@@ -76,7 +71,7 @@ class Claim(BaseModel):
 
 
 class Verdict(NamedTuple):
-    """What the metrics of one profile say of one claim; `entry` is the metric's entry, empty where there is none."""
+    """What the metrics say of one claim; `entry` is the metric's entry, empty where there is none."""
 
     claim: Claim
     verdict: str
@@ -103,19 +98,22 @@ def load_ledger(path: Path | None = None) -> list[Claim]:
     return claims
 
 
-def judge(claim: Claim, metrics: dict[str, dict], profile: str) -> Verdict:
-    """Apply the claim's rule to `metrics` (name -> entry of `evidence.metric`).
+def judge(claim: Claim, metrics: dict[str, dict], complete: bool = True) -> Verdict:
+    """Apply the claim's rule to `metrics` (name -> entry of `evidence.metric`, and the `profile` it was measured on).
+
+    Args:
+        complete: every study has been run; otherwise a claim whose study is missing waits for it.
 
     Raises:
         UserError: the claim's metric is not among those measured.
     """
     if claim.rule.not_testable:
         return Verdict(claim, UNTESTABLE, {})
-    if claim.profile == "full" and profile != "full":
-        return Verdict(claim, PENDING, {})
-    if claim.metric not in metrics:
+    entry = metrics.get(claim.metric)
+    if entry is None and complete and claim.profile == "any":
         raise params.UserError(f"claims.yaml: {claim.id}: no study measures {claim.metric!r}")
-    entry = metrics[claim.metric]
+    if entry is None or (claim.profile == "full" and entry.get("profile") == "sample"):
+        return Verdict(claim, PENDING, {})
     low, high = claim.rule.bounds()
     found_low, found_high = entry.get("low", entry["value"]), entry.get("high", entry["value"])
     if found_high < low:
@@ -125,14 +123,26 @@ def judge(claim: Claim, metrics: dict[str, dict], profile: str) -> Verdict:
     return Verdict(claim, REPRODUCED, entry)
 
 
-def judge_all(metrics: dict[str, dict], profile: str, ledger: list[Claim] | None = None) -> list[Verdict]:
+def judge_all(metrics: dict[str, dict], ledger: list[Claim] | None = None, complete: bool = True) -> list[Verdict]:
     """A verdict for each claim of the ledger, in its order; without a ledger that of `claims.yaml`."""
-    return [judge(claim, metrics, profile) for claim in (load_ledger() if ledger is None else ledger)]
+    return [judge(claim, metrics, complete) for claim in (load_ledger() if ledger is None else ledger)]
 
 
 def counts(verdicts: list[Verdict]) -> dict[str, int]:
     """How many claims got each verdict, also those that none got."""
     return {name: sum(v.verdict == name for v in verdicts) for name in VERDICTS}
+
+
+def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
+    """The counts as headline metrics `claims_total`, `claims_reproduced` and so on.
+
+    Their band of 3 stands for claims whose interval ends near an announced limit.
+    """
+    found = {"total": len(verdicts), **counts(verdicts)}
+    found["untestable"] = found.pop(UNTESTABLE)
+    fixed = {"n": len(verdicts), "unit": "", "band": 3, "headline": True, "study": "claims"}
+    known = {f"claims_{key}": {"value": value, "what": f"claims, {key}"} | fixed for key, value in found.items()}
+    return {name: entry for name, entry in known.items() if name != f"claims_{PENDING}"}
 
 
 def number(entry: dict[str, Any]) -> str:
@@ -151,11 +161,12 @@ def number(entry: dict[str, Any]) -> str:
 
 def markdown_table(verdicts: list[Verdict]) -> str:
     """The verdict table of the README, a row for each claim."""
-    lines = ["| system | announced | measured | verdict |", "|---|---|---|---|"]
+    lines = ["| system | announced | measured | on | verdict |", "|---|---|---|---|---|"]
     for v in verdicts:
         reason = v.claim.rule.not_testable
         measured = reason or ("needs the full profile" if v.verdict == PENDING else number(v.entry))
-        lines.append(f"| {SYSTEMS[v.claim.system]} | {v.claim.announced} | {measured} | **{v.verdict}** |")
+        cells = [SYSTEMS[v.claim.system], v.claim.announced, measured, v.entry.get("profile", "–"), f"**{v.verdict}**"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -168,63 +179,15 @@ def summary_table(verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def headline_table(metrics: dict[str, dict]) -> str:
-    """The headline numbers with the band that another machine must stay in; benchmarks are recorded, not run again."""
-    lines = ["| number | what | value | band elsewhere |", "|---|---|---|---|"]
-    for name, entry in metrics.items():
-        if entry.get("headline"):
-            band = f"± {entry['band']:g} {entry.get('unit', '')}".strip() if entry["band"] else "equal"
-            band = band if entry.get("study", "0")[0].isdigit() else "recorded"  # a study is named by its notebook
-            lines.append(f"| `{name}` | {entry['what']} | {number(entry)} | {band} |")
-    return "\n".join(lines)
+def read_best() -> dict[str, dict]:
+    """The metrics of the full profile where a study has been run on it, of the sample elsewhere.
 
-
-def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
-    """Write generated text between its markers.
-
-    `<!-- begin NAME -->` ... `<!-- end NAME -->` takes a block; `<!-- n KEY FORMAT -->...<!-- /n -->` a number.
-
-    Raises:
-        UserError: a marker names a block or a metric that does not exist, has no partner, or a format that fails.
+    Each entry's `profile` says which; `claims_total` and its like count the verdicts over this mixture.
     """
-
-    def block(match: re.Match) -> str:
-        return f"{match[1]}\n{_known(blocks, match[2])}\n{match[3]}"
-
-    def value(match: re.Match) -> str:
-        number = _known(metrics, match[2])["value"]
-        try:
-            return f"{match[1]}{format(number, match[3])}<!-- /n -->"
-        except ValueError:
-            raise params.UserError(f"README.md: marker {match[2]!r}: {match[3]!r} is no format of {number}") from None
-
-    if stray := STRAY.search(VALUE.sub("", BLOCK.sub("", text))):
-        raise params.UserError(f"README.md: marker {stray[0]!r} has no partner or is not complete")
-    return VALUE.sub(value, BLOCK.sub(block, text))
-
-
-def fill_readme(profile: str = "sample", path: Path | None = None) -> bool:
-    """Bring the README's generated parts up to date; True when something changed."""
-    path = path or params.root() / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = fill(before, *readme_parts(profile))
-    if after != before:
-        files.write_text(path, after)
-    return after != before
-
-
-def readme_parts(profile: str = "sample") -> tuple[dict[str, str], dict[str, dict]]:
-    """The blocks and the metrics that the README's markers may name."""
-    metrics = read_metrics(profile)
-    verdicts = judge_all(metrics, profile)
-    tally = ", ".join(f"{count} {name}" for name, count in counts(verdicts).items() if count)
-    blocks = {
-        "summary": summary_table(verdicts),
-        "verdicts": markdown_table(verdicts),
-        "headline": headline_table({name: e for name, e in metrics.items() if name != "reproduce_seconds"}),
-        "tally": f"{len(verdicts)} claims on trial so far: {tally}.",
-    }
-    return blocks, metrics
+    metrics = read_metrics("sample")
+    if (params.root() / "results" / "full" / "metrics.json").is_file():
+        metrics |= read_metrics("full")
+    return metrics | tally_metrics(judge_all(metrics))
 
 
 def read_metrics(profile: str) -> dict[str, dict]:
@@ -236,9 +199,3 @@ def read_metrics(profile: str) -> dict[str, dict]:
         raise params.UserError(f"results/{profile}/metrics.json: not found; `dvc repro` makes it") from None
     except (ValueError, KeyError, TypeError):
         raise params.UserError(f"results/{profile}/metrics.json: not readable; `dvc repro` makes it again") from None
-
-
-def _known(table: dict, key: str) -> Any:
-    if key not in table:
-        raise params.UserError(f"README.md: marker {key!r} is unknown")
-    return table[key]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import platformdirs
 
 from lib.files import sha256
 from lib.params import UserError, root
@@ -66,10 +67,8 @@ CURES = {
 
 def cache_folder() -> Path:
     """Where the full set lies: CIFAR10_CACHE if set, else the user's cache folder (the files lie right in it)."""
-    import pooch
-
     chosen = os.environ.get("CIFAR10_CACHE")
-    return Path(chosen) if chosen else Path(pooch.os_cache("attention-on-trial")) / "cifar-10-batches-bin"
+    return Path(chosen) if chosen else platformdirs.user_cache_path("attention-on-trial") / "cifar-10-batches-bin"
 
 
 def folder_of(profile: str) -> Path:

@@ -33,9 +33,12 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
             raise params.UserError(f"{path.name}: another study already measures {', '.join(twice)}")
         if study["study"] in runs:
             raise params.UserError(f"{path.name}: study {study['study']!r} already has a record in another file")
-        merged |= {name: {**entry, "study": study["study"]} for name, entry in study["metrics"].items()}
+        origin = {"study": study["study"], "profile": profile if path.parent.name == "metrics" else "benchmark"}
+        merged |= {name: {**entry, **origin} for name, entry in study["metrics"].items()}
         runs[study["study"]] = study["run"]
-    verdicts = claims.judge_all(merged, profile, claims.load_ledger(folder / "claims.yaml"))
+    # The full profile is run study by study, in several sittings.
+    verdicts = claims.judge_all(merged, claims.load_ledger(folder / "claims.yaml"), complete=profile != "full")
+    merged |= claims.tally_metrics(verdicts)
     table = claims.markdown_table(verdicts)
     headline = {name: entry["value"] for name, entry in merged.items() if entry.get("headline")}
     files.write_json(target / "metrics.json", {"profile": profile, "metrics": merged, "runs": runs})

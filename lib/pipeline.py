@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -63,7 +63,7 @@ def reproduce(folder: Path, profile: str = "sample", started: float | None = Non
         ok = not off and not (equal_machine and changed)
         seconds = round(time.time() - started)
         ledger = claims.load_ledger(copy / "claims.yaml")
-        print(report(recorded["metrics"], found["metrics"], profile, ledger))
+        print(report(recorded["metrics"], found["metrics"], ledger))
         print(f"\nmachine: {'the recorded one' if equal_machine else 'another one than the recorded'}")
         print(f"files that differ from the committed ones: {len(changed)}", *changed, sep="\n  ")
         print("metrics outside their band: " + (", ".join(off) or "none"))
@@ -74,10 +74,11 @@ def reproduce(folder: Path, profile: str = "sample", started: float | None = Non
         return ok
 
 
-def full(folder: Path) -> None:
+def full(folder: Path, only: Sequence[str] = ()) -> None:
     """Run the full profile and bring back `results/full` and the lock entries of its stages.
 
-    Stages that are up to date are not run again, and a training goes on from its last checkpoint.
+    Stages that are up to date are not run again, and a training goes on from its last checkpoint. `only` names
+    studies of one sitting: they, what they need, and the metrics gathered so far.
     """
     with _only_one(folder / ".full"):
         copy = folder / ".full" / "tree"
@@ -89,9 +90,11 @@ def full(folder: Path) -> None:
         else:
             clone(folder, copy)
         choose_full(copy / "params.yaml")
-        run_pipeline(copy, "full", time.time(), force=False)
+        run_pipeline(copy, "full", time.time(), force=False, only=only)
         shutil.copytree(copy / "results" / "full", folder / "results" / "full", dirs_exist_ok=True)
         shutil.copy2(copy / "dvc.lock", folder / "dvc.lock")
+        if only:
+            gather.gather("full", folder)
         print("results/full is up to date; commit it with dvc.lock")
 
 
@@ -125,7 +128,7 @@ def clone(folder: Path, target: Path) -> Path:
     return target
 
 
-def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -> None:
+def run_pipeline(copy: Path, profile: str, started: float, force: bool = True, only: Sequence[str] = ()) -> None:
     """`dvc pull` the data and run the stages, printing stage n of m and the time elapsed.
 
     With `force` every stage runs, also those that `dvc.lock` and the run cache call up to date, and studies that do
@@ -135,7 +138,7 @@ def run_pipeline(copy: Path, profile: str, started: float, force: bool = True) -
     _call(copy, "dvc", "pull", "--quiet", "data.dvc")
     said = Progress(len(_call(copy, "dvc", "stage", "list", "--name-only").split()), started)
     if not force:
-        _repro(copy, said, profile)
+        _repro(copy, said, profile, *only)
         return
     studies, last = independent_studies(copy)
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -161,8 +164,8 @@ class Progress:
 
 
 def independent_studies(copy: Path) -> tuple[list[list[str]], list[str]]:
-    """Stages in groups that do not depend on each other, each in its order, the largest first; and those that nothing
-    waits for but that wait for others, which come after all groups."""
+    """Stages in groups that do not depend on each other, each in its order, the largest first; and the chain at the
+    end of the pipeline that waits for all groups."""
     from dvc.repo import Repo
 
     with Repo(str(copy)) as repo:
@@ -170,7 +173,10 @@ def independent_studies(copy: Path) -> tuple[list[list[str]], list[str]]:
         stages = [stage for stage in graph.nodes if hasattr(stage, "name")]
         needs = {s.name: {other.name for other in graph.successors(s) if other in stages} for s in stages}
     order = list(TopologicalSorter(needs).static_order())
-    last = [name for name in order if needs[name] and not any(name in some for some in needs.values())]
+    last, rest = [], dict(needs)
+    while len(ends := [n for n in rest if rest[n] and not any(n in some for some in rest.values())]) == 1:
+        last.insert(0, ends[0])
+        del rest[ends[0]]
     groups: list[set[str]] = []
     for name in [name for name in order if name not in last]:
         joined = [group for group in groups if group & needs[name]]
@@ -220,11 +226,11 @@ def outside_band(recorded: dict[str, dict], found: dict[str, dict], exact: bool)
     return off
 
 
-def report(recorded: dict[str, dict], found: dict[str, dict], profile: str, ledger: list[claims.Claim]) -> str:
+def report(recorded: dict[str, dict], found: dict[str, dict], ledger: list[claims.Claim]) -> str:
     """The verdict table for a terminal, measured beside recorded."""
     lines = [f"{'claim':34} {'measured':>34} {'recorded':>34}  verdict"]
-    then = {v.claim.id: v for v in claims.judge_all(recorded, profile, ledger)}
-    for now in claims.judge_all(found, profile, ledger):
+    then = {v.claim.id: v for v in claims.judge_all(recorded, ledger)}
+    for now in claims.judge_all(found, ledger):
         before = then[now.claim.id]
         changed = "" if before.verdict == now.verdict else f" (recorded: {before.verdict})"
         measured, noted = claims.number(now.entry), claims.number(before.entry)
@@ -269,13 +275,14 @@ def _clock(seconds: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.pipeline", description="Run the pipeline in a copy.")
     parser.add_argument("what", choices=("reproduce", "full"))
+    parser.add_argument("--only", nargs="*", default=[], metavar="STAGE", help="full: these studies, in one sitting")
     parser.add_argument("--started", type=float, help="when the user's command began, seconds since the epoch")
     parser.add_argument("--record", action="store_true", help="write the seconds to benchmarks/reproduce.json")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.what == "reproduce":
             return 0 if reproduce(params.root(), started=chosen.started, record=chosen.record) else 1
-        full(params.root())
+        full(params.root(), chosen.only)
     except params.UserError as error:
         print(f"lib.pipeline: {error}", file=sys.stderr)
         return 1

@@ -1,16 +1,15 @@
-"""lib/claims.py: what each rule can say, what the ledger refuses, and the README's generated parts."""
+"""lib/claims.py: what each rule can say, what the ledger refuses, and what readers see of it."""
 
 import json
 import shutil
 
 import pytest
 
-from lib import claims, files, params
+from lib import claims, params
 from lib.claims import EXCEEDED, PENDING, REFUTED, REPRODUCED, UNTESTABLE
 from lib.params import UserError
 
 ROOT = params.root()
-README = ROOT / "README.md"
 ENTRY = {
     "id": "some-claim",
     "system": "mixture",
@@ -28,7 +27,7 @@ def claim(rule, **changes) -> claims.Claim:
 
 def judge(rule, value, low=None, high=None, better=None, **changes) -> str:
     entry = {"value": value, "n": 3} | ({} if low is None else {"low": low, "high": high})
-    return claims.judge(claim(rule, better=better, **changes), {"gain_db": entry}, "sample").verdict
+    return claims.judge(claim(rule, better=better, **changes), {"gain_db": entry}).verdict
 
 
 def ledger(folder, *entries) -> list[claims.Claim]:
@@ -93,19 +92,24 @@ def test_a_claim_falls_only_when_the_interval_does_not_touch_the_range(rule, low
 
 
 def test_what_cannot_be_tested_says_so_without_a_metric():
-    verdict = claims.judge(claim({"not_testable": "no code, no data"}, metric=None), {}, "sample")
+    verdict = claims.judge(claim({"not_testable": "no code, no data"}, metric=None), {})
     assert verdict.verdict == UNTESTABLE and verdict.entry == {}
 
 
 def test_a_claim_about_the_full_profile_waits_for_it():
     full = claim({"at_least": 2}, profile="full")
-    assert claims.judge(full, {}, "sample").verdict == PENDING
-    assert claims.judge(full, {"gain_db": {"value": 3, "n": 1}}, "full").verdict == REPRODUCED
+    assert claims.judge(full, {}).verdict == PENDING
+    for profile, wanted in (("sample", PENDING), ("full", REPRODUCED), ("benchmark", REPRODUCED)):
+        assert claims.judge(full, {"gain_db": {"value": 3, "n": 1, "profile": profile}}).verdict == wanted
+
+
+def test_a_study_that_is_still_to_be_run_leaves_its_claims_waiting():
+    assert claims.judge(claim({"at_least": 2}), {}, complete=False).verdict == PENDING
 
 
 def test_an_unknown_metric_is_an_error_and_not_a_verdict():
     with pytest.raises(UserError, match="some-claim: no study measures 'gain_db'"):
-        claims.judge(claim({"at_least": 2}), {"other": {"value": 1, "n": 1}}, "sample")
+        claims.judge(claim({"at_least": 2}), {"other": {"value": 1, "n": 1}})
 
 
 # the ledger
@@ -168,6 +172,9 @@ def test_the_real_ledger_and_the_committed_metrics_know_each_other():
     assert real
     missing = [c.id for c in real if c.metric and c.profile != "full" and c.metric not in metrics]
     assert not missing
+    if (ROOT / "results" / "full" / "metrics.json").is_file():
+        unknown = {c.metric for c in real if c.metric} - claims.read_best().keys()
+        assert not unknown
 
 
 @pytest.mark.parametrize("real", [c for c in claims.load_ledger() if c.metric], ids=lambda c: c.id)
@@ -175,7 +182,7 @@ def test_every_real_rule_can_hold_and_can_fail(real):
     low, high = real.rule.bounds()
     inside = low if low > -float("inf") else high
     values = [inside, low - 1, high + 1]  # a side without an end stays inside
-    found = [claims.judge(real, {real.metric: {"value": value, "n": 1}}, "full").verdict for value in values]
+    found = [claims.judge(real, {real.metric: {"value": value, "n": 1}}).verdict for value in values]
     assert found[0] == REPRODUCED
     assert REFUTED in found[1:] or EXCEEDED in found[1:]
 
@@ -204,84 +211,19 @@ def test_numbers_for_readers(entry, wanted):
 
 
 def test_the_table_and_the_tally():
-    metrics = {"gain_db": {"value": 1.0, "n": 3, "unit": "dB"}}
+    metrics = {"gain_db": {"value": 1.0, "n": 3, "unit": "dB", "profile": "sample"}}
     rows = [
         claim({"at_least": 2}),
         claim({"not_testable": "no code, no data"}, metric=None),
         claim({"at_most": 2}, profile="full"),
     ]
-    verdicts = claims.judge_all(metrics, "sample", rows)
+    verdicts = claims.judge_all(metrics, rows)
     lines = claims.markdown_table(verdicts).splitlines()
-    assert len(lines) == 5 and all(line.count("|") == 5 for line in lines)
-    assert lines[2].endswith("| gains 2 dB | 1 dB (n = 3) | **refuted** |")
-    assert "no code, no data | **not testable**" in lines[3]
-    assert "needs the full profile | **not run yet**" in lines[4]
+    assert len(lines) == 5 and all(line.count("|") == 6 for line in lines)
+    assert lines[2].endswith("| gains 2 dB | 1 dB (n = 3) | sample | **refuted** |")
+    assert "no code, no data | – | **not testable**" in lines[3]
+    assert "needs the full profile | – | **not run yet**" in lines[4]
     assert claims.counts(verdicts) == {REPRODUCED: 0, EXCEEDED: 0, REFUTED: 1, UNTESTABLE: 1, PENDING: 1}
-
-
-# the markers
-
-
-def test_fill_replaces_what_stands_between_markers_and_nothing_else():
-    text = "a <!-- begin t -->old\nold<!-- end t --> b <!-- n gain .2f -->9<!-- /n --> c <!-- n gain .0f --><!-- /n -->"
-    filled = claims.fill(text, {"t": "new \\1 text"}, {"gain": {"value": 1.256}})
-    assert filled == (
-        "a <!-- begin t -->\nnew \\1 text\n<!-- end t --> b <!-- n gain .2f -->1.26<!-- /n --> "
-        "c <!-- n gain .0f -->1<!-- /n -->"
-    )
-    assert claims.fill(filled, {"t": "new \\1 text"}, {"gain": {"value": 1.256}}) == filled
-
-
-def test_two_blocks_keep_what_lies_between():
-    text = "<!-- begin a --><!-- end a -->keep<!-- begin b --><!-- end b -->"
-    assert "keep" in claims.fill(text, {"a": "1", "b": "2"}, {})
-
-
-@pytest.mark.parametrize(
-    "text, wanted",
-    [
-        ("<!-- begin nothing --><!-- end nothing -->", "marker 'nothing' is unknown"),
-        ("<!-- n nothing .2f -->1<!-- /n -->", "marker 'nothing' is unknown"),
-        ("<!-- begin t -->", "marker"),
-        ("<!-- begin t --> <!-- end s -->", "marker"),
-        ("<!-- n gain -->1<!-- /n -->", "marker"),
-        ("<!-- n gain .2f -->1", "marker"),
-        ("<!-- n gain .2f -->1 and prose <!-- n gain .2f -->1<!-- /n -->", "marker"),
-        ("<!-- begin t --> prose <!-- begin t --> <!-- end t -->", "marker"),
-        ("<!-- n gain .2q -->1<!-- /n -->", "marker"),
-    ],
-)
-def test_a_marker_that_cannot_be_filled_is_an_error(text, wanted):
-    with pytest.raises(UserError, match=wanted):
-        claims.fill(text, {"t": "x"}, {"gain": {"value": 1.0}})
-
-
-def test_fill_readme_writes_only_when_something_changed(monkeypatch, tmp_path):
-    monkeypatch.setattr(params, "root", lambda: tmp_path)
-    ledger(tmp_path, ENTRY)
-    gain = {"value": 2.53, "n": 3, "unit": "dB", "what": "mean gain", "band": 0.1, "headline": True}
-    other = {"value": 7, "n": 1, "what": "not shown", "band": 0}
-    files.write_json(tmp_path / "results" / "sample" / "metrics.json", {"metrics": {"gain_db": gain, "other": other}})
-    path = tmp_path / "README.md"
-    blocks = "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in ("tally", "verdicts", "headline"))
-    path.write_text(f"{blocks}It gains <!-- n gain_db .1f --><!-- /n --> dB.\n")
-    assert claims.fill_readme() is True
-    written = path.stat().st_mtime_ns, path.stat().st_ino
-    text = path.read_text()
-    assert text.endswith("It gains <!-- n gain_db .1f -->2.5<!-- /n --> dB.\n")
-    assert "1 claims on trial so far: 1 reproduced." in text
-    assert "| gains 2 dB | 2.53 dB (n = 3) | **reproduced** |" in text
-    assert "| `gain_db` | mean gain | 2.53 dB (n = 3) | ± 0.1 dB |" in text and "not shown" not in text
-    assert claims.fill_readme() is False
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == written
-
-
-def test_the_readmes_numbers_are_the_committed_ones():
-    if not README.is_file():
-        pytest.skip("README.md is not written yet")
-    text = README.read_text(encoding="utf-8")
-    assert "<!-- begin verdicts -->" in text
-    assert claims.fill(text, *claims.readme_parts()) == text, "run `make readme`"
 
 
 def test_missing_and_broken_metrics_are_told(monkeypatch, tmp_path):

@@ -38,6 +38,10 @@ def made(project) -> list[str]:
     return sorted(path.name for path in (project / "results" / "sample").iterdir() if path.is_file())
 
 
+def studied(merged) -> set[str]:
+    return {name for name in merged if not name.startswith("claims_")}
+
+
 def refused(project, wanted):
     with pytest.raises(UserError, match=wanted) as caught:
         gather.gather("sample", project)
@@ -51,18 +55,35 @@ def test_all_metrics_with_their_study_and_its_run(project):
     target = project / "results" / "sample"
     written = json.loads((target / "metrics.json").read_text())
     assert written["profile"] == "sample" and written["metrics"] == merged
-    assert set(merged) == {"gain_db", "loss", "other", "ratio"}
-    assert merged["gain_db"] == {"value": 2.5, "n": 4, "headline": True, "band": 0.1, "study": "01_one"}
+    assert studied(merged) == {"gain_db", "loss", "other", "ratio"}
+    origin = {"study": "01_one", "profile": "sample"}
+    assert merged["gain_db"] == {"value": 2.5, "n": 4, "headline": True, "band": 0.1, **origin}
+    assert merged["ratio"]["profile"] == "benchmark"
     assert set(written["runs"]) == {"01_one", "02_two", "speed"}
-    assert json.loads((target / "headline.json").read_text()) == {"gain_db": 2.5, "ratio": 3.0}
+    assert json.loads((target / "headline.json").read_text()) == {
+        "gain_db": 2.5,
+        "ratio": 3.0,
+        "claims_total": 1,
+        "claims_reproduced": 1,
+        "claims_exceeded": 0,
+        "claims_refuted": 0,
+        "claims_untestable": 0,
+    }
     table = (target / "verdicts.md").read_text()
     assert table.count("\n") == 3 and "**reproduced**" in table
 
 
 def test_a_profile_sees_its_own_studies_only(project):
     study(project / "results" / "full" / "metrics", "01_one", {"gain_db": {"value": 1.0, "n": 4}})
-    assert gather.gather("full", project)["gain_db"]["value"] == 1.0
+    merged = gather.gather("full", project)
+    assert merged["gain_db"]["value"] == 1.0 and merged["claims_refuted"]["value"] == 1
     assert made(project) == []
+
+
+def test_the_full_profile_may_be_gathered_study_by_study(project):
+    study(project / "results" / "full" / "metrics", "02_two", {"loss": {"value": 1.0, "n": 4}})
+    merged = gather.gather("full", project)
+    assert studied(merged) == {"loss", "ratio"} and merged["claims_refuted"]["value"] == 0
 
 
 def test_a_second_run_writes_the_same_bytes(project):
@@ -76,7 +97,7 @@ def test_a_second_run_writes_the_same_bytes(project):
 def test_what_a_killed_writer_left_is_not_a_record(project):
     study(project / "results" / "sample" / "metrics", ".01_one.x7k2", {}, "{half of")
     study(project / "benchmarks", ".speed.x7k2", {}, "")
-    assert set(gather.gather("sample", project)) == {"gain_db", "loss", "other", "ratio"}
+    assert studied(gather.gather("sample", project)) == {"gain_db", "loss", "other", "ratio"}
 
 
 def test_a_metric_measured_twice(project):
@@ -150,7 +171,7 @@ def test_every_headline_number_is_a_metric_with_n_and_the_announced_keys_are_the
 def test_the_command(monkeypatch, project, capsys):
     monkeypatch.setattr(params, "root", lambda: project)
     assert gather.main(["sample"]) == 0
-    assert capsys.readouterr().out == "4 metrics\n"
+    assert capsys.readouterr().out == "9 metrics\n"
     (project / "claims.yaml").unlink()
     assert gather.main(["sample"]) == 1
     told = capsys.readouterr()

@@ -18,7 +18,13 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 HEAVY = {"torch": ("diffusion", "mixture"), "tensorflow": ("language",)}
 FAMILY = {"torch": {"torch", "torchvision", "safetensors.torch"}, "tensorflow": {"tensorflow", "keras"}}
 # Where the name of an import is not the name of its distribution.
-DISTRIBUTIONS = {"skimage": "scikit-image", "yaml": "pyyaml", "PIL": "pillow", "tensorflow": "tensorflow-cpu"}
+DISTRIBUTIONS = {
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "tensorflow": "tensorflow-cpu",
+    "websocket": "websocket-client",
+}
 
 
 def short(path: Path) -> str:

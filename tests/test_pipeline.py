@@ -187,6 +187,14 @@ def test_full_brings_its_results_back_and_leaves_the_rest(tiny, capsys):
     assert "results/full is up to date" in capsys.readouterr().out
 
 
+def test_full_runs_one_study_in_a_sitting_of_its_own(tiny):
+    shutil.rmtree(tiny / ".full", ignore_errors=True)
+    pipeline.full(tiny, only=["measure"])
+    assert trace(tiny) == ["measure full"]
+    gathered = json.loads((tiny / "results" / "full" / "metrics.json").read_text())
+    assert gathered["profile"] == "full" and gathered["metrics"]["claims_total"]["value"] == 1
+
+
 # the copy
 
 
@@ -314,7 +322,7 @@ def test_the_report_sets_measured_beside_recorded():
 
     def line(now, then):
         entries = [{"gain_db": evidence.metric(value, unit="dB", n=3)} for value in (then, now)]
-        row = pipeline.report(*entries, "sample", ledger).splitlines()[1]
+        row = pipeline.report(*entries, ledger).splitlines()[1]
         return [part.strip() for part in row.split("  ") if part]
 
     assert line(2.6, 2.5) == ["a-gain", "2.60 dB (n = 3)", "2.50 dB (n = 3)", "reproduced"]

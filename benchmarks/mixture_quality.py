@@ -136,13 +136,13 @@ FILTERS = {
     "blur": (lambda noisy, s: gaussian_filter(noisy, (0, 0, s, s)), (0.75, 1.0, 1.25), "Gaussian blur"),
     "tv": (pixels(denoise_tv_chambolle), (0.1, 0.125, 0.15), "total variation, Chambolle"),
     "wavelet": (
-        pixels(denoise_wavelet, wavelet="sym4", convert2ycbcr=True, method="BayesShrink"),
-        (0.14, 0.17, 0.2),
-        "wavelet shrinkage, BayesShrink, sym4, YCbCr",
+        pixels(denoise_wavelet, wavelet="sym4", wavelet_levels=3, convert2ycbcr=True, method="BayesShrink"),
+        (0.16, 0.17, 0.18, 0.19, 0.2),
+        "wavelet shrinkage, BayesShrink, sym4, 3 levels, YCbCr",
     ),
     "nlm": (
         pixels(lambda image, h, **rest: denoise_nl_means(image, 5, 7, h, sigma=SIGMA, **rest)),
-        (0.08, 0.1, 0.13),
+        (0.03, 0.045, 0.06, 0.08, 0.1),
         "non-local means, 5 x 5 patches, radius 7",
     ),
 }

@@ -149,6 +149,7 @@ def test_fitting_repeats_to_the_last_bit(model, clean):
     assert np.array_equal(again.levels[0.1].maps, model.levels[0.1].maps)
 
 
+@pytest.mark.fault("the prior of the EM model damaged or missing", "one line that names the file")
 def test_broken_model_files(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"not a model")
     for name in ("broken.safetensors", "absent.safetensors"):

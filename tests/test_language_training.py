@@ -75,6 +75,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(library, tmp_path):
     assert all(np.array_equal(whole[n].numpy(), resumed[n].numpy()) for n in whole)
 
 
+@pytest.mark.fault("a checkpoint of another run (TensorFlow)", "one line that says what to do")
 def test_a_checkpoint_of_another_run_is_refused(library, tmp_path):
     path = tmp_path / "state.safetensors"
     trained(library, recipe=training.Recipe(4, 4), checkpoint=path, every=2)

@@ -211,7 +211,7 @@ class Generator:
         """
         if len(prompt) == 0 or length < 1:
             raise ValueError("generation needs a prompt of one symbol or more and a length of 1 or more")
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
             raise ValueError(f"need temperature >= 0, top_k >= 0, 0 < top_p <= 1: {temperature}, {top_k}, {top_p}")
         prompt = np.asarray(prompt, np.int32)[-self.config.context :]
         ints = [tf.constant(int(n), tf.int32) for n in (length, top_k, seed)]

@@ -28,6 +28,7 @@ from lib.language.symbols import Config
 from lib.params import UserError
 
 BOOKS = ("alice29", "hamlet")
+LONGEST = 20_000_000  # bytes of a text or characters of a prompt; minutes and gigabytes lie beyond
 FAR = ("asyoulik", "hamlet_folio")  # read by no arm
 
 
@@ -58,6 +59,8 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
     step = make_step(params, loss_of, optimiser, compiled)
     for i in range(done, recipe.steps):
         losses[i] = step(tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i))
+        if not np.isfinite(losses[i]):
+            raise UserError(f"step {i + 1}: the loss is {losses[i]}; a checkpoint, if there is one, is of a good state")
         if checkpoint and (i + 1) % every == 0:
             arrays = {n: v.numpy() for n, v in state.items()}
             save_arrays(checkpoint, arrays | {"losses": losses, "done": np.array([i + 1])})
@@ -67,9 +70,12 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
 def _resume(checkpoint, state, losses) -> int:
     if not Path(checkpoint).is_file():
         return 0
-    arrays = load_file(checkpoint)
+    try:
+        arrays = load_file(checkpoint)
+    except SafetensorError:
+        arrays = {}
     if arrays.keys() != state.keys() | {"losses", "done"} or len(arrays["losses"]) != len(losses):
-        raise UserError(f"{checkpoint}: belongs to another run; remove it to start afresh")
+        raise UserError(f"{checkpoint}: belongs to another run or is damaged; remove it to start afresh")
     for name, variable in state.items():
         variable.assign(arrays[name])
     losses[:] = arrays["losses"]
@@ -171,8 +177,10 @@ def library_of(texts: dict[str, str]) -> corpus.Corpus:
 
 
 def read_text(path: Path) -> str:
-    """A text file as UTF-8. Raises UserError: no such file, or other bytes."""
+    """A text file as UTF-8. Raises UserError: no such file, too long, or other bytes."""
     try:
+        if (size := path.stat().st_size) > LONGEST:
+            raise UserError(f"{path}: {size:,} bytes; allowed are {LONGEST:,}")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no readable UTF-8 text ({error})") from None
@@ -199,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         _train(options, settings.load(options.profile))
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, OSError) as error:
         print(f"lib.language.training: {error}", file=sys.stderr)
         return 1
     return 0
@@ -232,6 +240,8 @@ def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, se
     Raises:
         UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
     """
+    if max(len(prompt), length) > LONGEST:
+        raise UserError(f"a prompt or a length of {max(len(prompt), length):,} characters; allowed are {LONGEST:,}")
     arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
     try:
         ids = tokeniser.encode(prompt)

@@ -1,4 +1,5 @@
-# make reproduce | test | lint | readme | site | bench | full     (README.md says what each does and how long it takes)
+# make reproduce | test | lint | readme | site | bench | twice | faults | audit | full
+# (README.md says what each does and how long it takes)
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -27,6 +28,9 @@ help:
 	@echo "make readme      bring the README's generated parts up to date"
 	@echo "make site        the notebooks and verdicts as web pages, in site/_build/html"
 	@echo "make bench       repeat the timings of benchmarks/ that need nothing but this environment"
+	@echo "make twice       run the pipeline in two clones and compare every output byte by byte"
+	@echo "make faults      inject every fault that a test marks, and write docs/faults.md"
+	@echo "make audit       look the pinned packages up in a database of vulnerabilities"
 	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU;"
 	@echo "                 ONLY='em_diffusion' runs one study of it, in a sitting of its own"
 
@@ -73,7 +77,17 @@ bench: $(STAMP)
 	@for name in attention_speed em_speed mixture_speed; do \
 		echo "--- benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+# THREADS_OF='1 2' compares both numbers of threads; without it the one of params.yaml.
+twice: $(STAMP)
+	@PYTHONPATH=. $(BIN)/python benchmarks/twice.py $(THREADS_OF)
+
+faults: $(STAMP)
+	@PYTHONPATH=. $(BIN)/python benchmarks/faults.py
+
+audit: $(STAMP)
+	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --no-deps -r requirements.lock
+
 full: $(STAMP)
 	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full $(if $(ONLY),--only $(ONLY))
 
-.PHONY: help reproduce test lint readme site bench full
+.PHONY: help reproduce test lint readme site bench twice faults audit full

@@ -2,7 +2,8 @@
 
 Every method takes its turn in every round, so that a busy machine slows them alike. A time is that of the fastest
 round, the one least disturbed by other work; a ratio is the median over rounds. One and two threads (NLM has one), 32
-to 512 pixels, and the announced update rules on a batch. Writes benchmarks/em_speed.json.
+to 512 pixels, and the announced update rules on a batch. CBM3D, some 2 s an image, stands beside NLM and ours in
+em_cbm3d.py. Writes benchmarks/em_speed.json and the growth with the image's size, benchmarks/em_growth.png.
 """
 
 import statistics
@@ -10,16 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numba
 import numpy as np
 from skimage.restoration import denoise_nl_means
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import data, evidence, files, params
+from lib import data, evidence, figures, files, params
 from lib.diffusion import announced, em, experts, graph
 
-SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 7, (32, 64, 128, 256, 512)
+SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 9, (32, 64, 128, 256, 512)
+THREADS = (1, 2)
 
 
 def nlm(images):
@@ -54,6 +57,27 @@ def round_ms(calls, count, rounds=ROUNDS):
     return {name: found[1:] for name, found in times.items()}
 
 
+def threaded(threads, images, level):
+    numba.set_num_threads(threads)
+    texture(images, level)
+
+
+def growth(out):
+    """Save the milliseconds of one image over its side."""
+    figures.style()
+    figure, axis = plt.subplots(figsize=(5, 3))
+    for stem, label in (
+        ("graph_1", "graph, one thread"),
+        ("graph_2", "graph, two threads"),
+        ("nlm", "NLM, one thread"),
+    ):
+        axis.loglog(SIZES, [out[f"em_{stem}_ms_size_{size}"]["value"] for size in SIZES], "o-", label=label)
+    axis.set(xlabel="pixels a side", ylabel="ms an image", xticks=SIZES, xticklabels=SIZES)
+    axis.minorticks_off()
+    axis.legend()
+    figures.save(figure, params.root() / "benchmarks", "em_growth")
+
+
 def main():
     test, _ = data.load_cifar("test")
     noisy = data.add_noise((test[:BATCH] / 255).astype(np.float32), SIGMA, 11)
@@ -65,7 +89,7 @@ def main():
         out[name] = evidence.metric(value, unit=unit, n=n, what=what, headline=headline)
         print(f"{name:32} {value:9.3f} {unit}  {what}", flush=True)
 
-    for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+    for threads in THREADS:
         numba.set_num_threads(threads)
         calls = {
             "graph": lambda: texture(noisy, level),
@@ -87,11 +111,12 @@ def main():
     add("em_rules_batch_ms", min(found["rules"]), "the announced attention update for all 32 images of a batch")
     for size in SIZES:
         big = np.tile(noisy[:1], (1, 1, size // 32, size // 32))
-        found = round_ms({"graph": lambda b=big: texture(b, level), "nlm": lambda b=big: nlm(b)}, 1, 3)
-        add(
-            f"em_graph_ms_size_{size}", min(found["graph"]), f"patch-wise graph, one image of {size} px, two threads", 3
-        )
-        add(f"em_nlm_ms_size_{size}", min(found["nlm"]), f"scikit-image NLM, one image of {size} px", 3)
+        calls = {t: lambda b=big, t=t: threaded(t, b, level) for t in THREADS}
+        found = round_ms({**calls, "nlm": lambda b=big: nlm(b)}, 1, 5)
+        for t in THREADS:
+            add(f"em_graph_{t}_ms_size_{size}", min(found[t]), f"graph, one image of {size} pixels, threads: {t}", 5)
+        add(f"em_nlm_ms_size_{size}", min(found["nlm"]), f"scikit-image NLM, one image of {size} pixels", 5)
+    growth(out)
     run = {"device": "cpu", "seed": 11, "threads": numba.get_num_threads(), **evidence.environment()}
     target = params.root() / "benchmarks" / "em_speed.json"
     files.write_json(target, {"study": "em_speed", "metrics": out, "run": run})

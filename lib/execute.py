@@ -63,7 +63,10 @@ def notebook_parameters(source: Path, sections: list[str], chosen: params.Params
         if twice := known.keys() & values[section].keys():
             raise params.UserError(f"{source.name}: {', '.join(sorted(twice))} stands in more than one section")
         known |= values[section]
-    declared = list(inspect_notebook(str(source)))
+    try:
+        declared = list(inspect_notebook(str(source)))
+    except Exception as error:  # whatever papermill says of a broken file
+        raise params.UserError(f"{source.name}: not a notebook ({' '.join(str(error).split())[:150]})") from None
     if not declared:
         raise params.UserError(f"{source.name}: no cell tagged `parameters`")
     if missing := [key for key in declared if key not in known]:
@@ -155,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         target = execute(chosen.notebook, chosen.sections, chosen.profile, chosen.output)
-    except params.UserError as error:
+    except (params.UserError, OSError) as error:
         print(f"lib.execute: {error}", file=sys.stderr)
         return 1
     print(target.relative_to(params.root()))

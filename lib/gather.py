@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("profile", choices=params.PROFILES)
     try:
         merged = gather(parser.parse_args(arguments).profile)
-    except params.UserError as error:
+    except (params.UserError, OSError) as error:
         print(f"lib.gather: {error}", file=sys.stderr)
         return 1
     print(f"{len(merged)} metrics")

@@ -70,7 +70,8 @@ class Em(Section):
     fit_patches: Count
     tune_images: Count
     eval_images: Count
-    eval_seed: Annotated[int, Field(ge=0)]
+    subset_images: Count
+    eval_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
     ridge: NotNegative
     show_patches: Count
     show_components: Count
@@ -122,14 +123,11 @@ class Language(Section):
     batch: Count
     adam: Positive
     muon: NotNegative
-    lstm_adam: Positive
-    lstm_muon: NotNegative
-    decay: NotNegative
     warmup: Share
-    adapt_adam: Positive
-    adapt_muon: NotNegative
-    stride: Count
+    average: Annotated[float, Field(ge=0, lt=1)]
+    adapt_rate: Positive
     adapt_stride: Count
+    stride: Count
     order: Annotated[int, Field(ge=1, le=9)]
     block: Count
     small_width: Count

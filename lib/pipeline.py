@@ -27,16 +27,7 @@ import yaml
 
 from lib import claims, evidence, files, gather, params
 
-DVC_HINTS = (
-    "Updating lock",
-    "Generating lock",
-    "> ",
-    "To track the",
-    "git add",
-    "To enable auto",
-    "dvc config",
-    "Use `dvc",
-)
+DVC_HINTS = ("Updating lock", "Generating lock", "> ", "To track the", "git add", "To enable auto", "dvc c", "Use `dvc")
 FINGERPRINT = ("processor", "python", "versions", "device", "threads")
 
 
@@ -54,9 +45,10 @@ def reproduce(folder: Path, profile: str = "sample", started: float | None = Non
     started = started or time.time()
     with _only_one(folder / ".reproduce"):
         copy = clone(folder, folder / ".reproduce" / "tree")
+        place = f"results/{profile}/metrics.json"
+        recorded = read_collected(_git(copy, "show", f"HEAD:{place}"), f"the committed {place}")
         run_pipeline(copy, profile, started)
-        recorded = json.loads(_git(copy, "show", f"HEAD:results/{profile}/metrics.json"))
-        found = json.loads((copy / "results" / profile / "metrics.json").read_text())
+        found = read_collected((copy / place).read_text(), place)
         equal_machine = fingerprint(found, copy) == fingerprint(recorded, copy)
         changed = _git(copy, "status", "--porcelain", "--", f"results/{profile}").splitlines()
         off = outside_band(recorded["metrics"], found["metrics"], exact=equal_machine)
@@ -209,6 +201,15 @@ def tool_environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
+def read_collected(text: str, place: str) -> dict[str, Any]:
+    """What `gather` wrote. UserError: it is damaged."""
+    try:
+        collected = json.loads(text)
+        return {"metrics": collected["metrics"], "runs": collected["runs"]}
+    except (ValueError, KeyError, TypeError):
+        raise params.UserError(f"{place}: not readable; `dvc repro` makes it again") from None
+
+
 def fingerprint(collected: dict[str, Any], folder: Path) -> dict[str, list]:
     """What decides the last bits of each study's results; the benchmarks of `folder` are no stages and do not count."""
     benchmarks = {gather.read_study(path)["study"] for path in gather.records(folder / "benchmarks")}
@@ -283,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.what == "reproduce":
             return 0 if reproduce(params.root(), started=chosen.started, record=chosen.record) else 1
         full(params.root(), chosen.only)
-    except params.UserError as error:
+    except (params.UserError, OSError) as error:
         print(f"lib.pipeline: {error}", file=sys.stderr)
         return 1
     return 0

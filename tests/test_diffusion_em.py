@@ -90,7 +90,7 @@ def test_classes_change_the_weights(prior):
         em.fit_class_weights(prior, images[labels == 0], labels[labels == 0])
 
 
-def test_bad_input(clean):
+def test_bad_input(clean, prior):
     patches = em.extract(clean[:1], 3)
     for bad in (
         lambda: em.fit_prior(patches[:10], 8, 5, 2, seed=0),
@@ -98,6 +98,14 @@ def test_bad_input(clean):
         lambda: em.fit_prior(np.full((30, 27), np.nan), 2, 5, 2, seed=0),
         lambda: em.fit_prior(patches, 2, 5, 2, seed=0, sigma=-1),
         lambda: em.extract(clean[:1, :, :4], 7),
+        lambda: em.denoise(np.full((1, 3, 9, 9), np.nan, np.float32), prior, 0.1),
+        lambda: em.denoise(np.full((1, 3, 9, 9), np.inf, np.float32), prior, 0),
+        lambda: em.denoise(clean[:1] * 255, prior, 0.1),
+        lambda: em.denoise(clean[:1, :, :2], prior, 0.1),
+        lambda: em.denoise(clean[:1], prior, np.nan),
+        lambda: em.estimate_noise(np.full((1, 3, 9, 9), np.nan, np.float32)),
+        lambda: em.class_posterior(prior, clean[:1], 0.1),
+        lambda: heads.unclip(clean[:1], 0),
     ):
         with pytest.raises(ValueError):
             bad()
@@ -124,6 +132,24 @@ def test_maps_beat_their_pilot_and_survive_the_file(model, clean, tmp_path):
         experts.fit_experts(model.prior, clean, noisy, noisy, 0.1)
 
 
+def test_the_shipped_model_is_what_params_ask_for():
+    """Its recipe takes minutes and is not run here; its shapes, levels and settings must be those of params.yaml."""
+    chosen, shipped = params.load("sample").em, experts.load_model(params.root() / "models" / "em_prior.safetensors")
+    assert (shipped.prior.patch, *shipped.prior.means.shape) == (chosen.patch, chosen.components, chosen.rank)
+    assert tuple(shipped.levels) == chosen.sigmas
+    for level in shipped.levels.values():
+        assert all(getattr(level.settings, name) in grid for name, grid in heads.GRIDS.items())
+        assert level.maps.shape == (chosen.components, 6 * chosen.patch**2 + 1, 3 * (chosen.patch - 2) ** 2)
+
+
+def test_fitting_repeats_to_the_last_bit(model, clean):
+    options = {"patch": 5, "components": 3, "rank": 10, "iterations": 3, "patches": 2000, "tune_images": 4}
+    again = experts.fit(clean, [0.1], **options, seed=0, report=lambda line: None)
+    assert again.levels[0.1].settings == model.levels[0.1].settings
+    assert np.array_equal(again.levels[0.1].maps, model.levels[0.1].maps)
+
+
+@pytest.mark.fault("the prior of the EM model damaged or missing", "one line that names the file")
 def test_broken_model_files(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"not a model")
     for name in ("broken.safetensors", "absent.safetensors"):

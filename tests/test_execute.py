@@ -140,6 +140,7 @@ def test_a_broken_params_yaml_stops_it(project, monkeypatch):
         (project / "params.yaml").write_text(good)
 
 
+@pytest.mark.fault("a cell that fails", "one line with cell and error; the last good copy stays")
 def test_a_failing_cell_keeps_the_good_copy_and_the_partial_one_apart(project, executed, capsys):
     target = project / "results" / "sample" / "notebooks" / "fails.ipynb"
     target.write_text("the last good copy")

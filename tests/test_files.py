@@ -48,6 +48,7 @@ def test_an_exception_leaves_no_file_where_there_was_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("kill -9 while any file is written", "the old file stays whole")
 def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path):
     path = tmp_path / "record.json"
     path.write_text("old")

@@ -57,6 +57,7 @@ def test_help_is_the_default_and_names_every_target(copy):
         assert re.search(rf"^make {target}  +\w", said, flags=re.MULTILINE) or f", make {target} " in said
 
 
+@pytest.mark.fault("no git, no fitting Python, no venv", "one line that names it; nothing is begun")
 @pytest.mark.parametrize(
     "change, wanted",
     [
@@ -102,10 +103,20 @@ def test_the_set_up_shows_its_steps_runs_once_and_again_only_for_new_pins(copy):
         os.utime(copy / name, (0, 0))
 
 
+@pytest.mark.fault("an installation that fails half-way", "the next call installs again")
 def test_an_interrupted_set_up_is_not_taken_for_a_whole_one(copy):
     script(copy / ".venv" / "bin" / "uv", "exit 2")
     assert make(copy, STAMP)[0] != 0
     assert not (copy / STAMP).exists()
+
+
+@pytest.mark.fault("kill -9 of an installation", "the next call installs again")
+def test_a_killed_set_up_is_not_taken_for_a_whole_one(copy):
+    script(copy / ".venv" / "bin" / "uv", "kill -9 $PPID")  # the recipe's shell
+    assert make(copy, STAMP)[0] != 0
+    assert not (copy / STAMP).exists()
+    script(copy / ".venv" / "bin" / "uv", UV)
+    assert make(copy, STAMP)[0] == 0 and (copy / STAMP).exists()
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
     assert not kept["checkpoint"].exists()
 
 
+@pytest.mark.fault(
+    "a loss that diverges (PyTorch)", "one line that names step and checkpoint, which is of a good state"
+)
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     calls = iter(range(100))
     monkeypatch.setattr(run, "balance_loss", lambda gates: balance_loss(gates) * (math.nan if next(calls) == 4 else 1))
@@ -239,6 +242,7 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, 
     assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("model/"))
 
 
+@pytest.mark.fault("a checkpoint of another configuration (PyTorch)", "one line that names both; the file stays")
 def test_a_checkpoint_of_another_configuration_is_refused_naming_both(tmp_path):
     path = tmp_path / "run.safetensors"
     training.save_checkpoint(training.Run(TINY, images(12), torch.device("cpu")), path)
@@ -248,6 +252,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_naming_both(tmp_path):
     assert path.exists()
 
 
+@pytest.mark.fault("weights of another arm, no weights, none at all", "one line that names both arms or the file")
 def test_weights_of_another_arm_or_no_weights_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     network = denoiser.build("announced", 0)

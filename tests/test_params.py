@@ -79,6 +79,9 @@ def test_every_section_is_in_the_file_with_known_blocks_only(section):
     assert set(yaml.safe_load(FILE.read_text())[section]) <= {"common", *params.PROFILES}
 
 
+@pytest.mark.fault(
+    "a wrong key, type or range in params.yaml", "one line with key, value and what is allowed; nothing runs"
+)
 @pytest.mark.parametrize(
     "keys, value, wanted",
     [
@@ -165,6 +168,7 @@ def test_a_key_that_stands_twice(tmp_path):
     assert "'sigma' stands twice" in message(tmp_path, inner)
 
 
+@pytest.mark.fault("params.yaml damaged", "one line; nothing runs")
 @pytest.mark.parametrize("text", ["seed: [1, 2", "a: b: c", "\tseed: 1", b"\xff\xfe seed: 1"])
 def test_what_is_not_yaml(tmp_path, text):
     assert "not readable as YAML" in message(tmp_path, text)

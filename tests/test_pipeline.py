@@ -5,6 +5,7 @@ TRACE names, so that a stage which DVC skipped is seen.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from lib import claims, evidence, params, pipeline
 from lib.params import UserError
 
 ROOT = params.root()
+SPEC = importlib.util.spec_from_file_location("twice", ROOT / "benchmarks" / "twice.py")
+twice = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(twice)
 MACHINE = {"processor": "p", "python": "3.11.7", "versions": {"numpy": "2"}, "device": "cpu", "threads": 2}
 MEASURE = """
 import json, os, sys
@@ -157,6 +161,7 @@ def test_another_result_is_not_a_reproduction(tiny, capsys):
     assert "NOT REPRODUCED in" in said
 
 
+@pytest.mark.fault("a stage that fails", "it is named; nothing after it runs")
 def test_a_failing_stage_is_named_and_the_next_does_not_run(tiny, capfd):
     script = tiny / "measure.py"
     before = script.read_text()
@@ -170,6 +175,44 @@ def test_a_failing_stage_is_named_and_the_next_does_not_run(tiny, capfd):
         script.write_text(before)
         commit(tiny)
     assert "the disk is full" in capfd.readouterr().out
+    assert trace(tiny) == []
+
+
+HANGS = "import sys, time\nprint('hanging', flush=True)\ntime.sleep(60)\n"
+
+
+@pytest.mark.fault("kill -9 of make reproduce", "nothing tracked changed; the next call runs all stages and ends well")
+def test_a_killed_reproduction_leaves_nothing_behind(tiny):
+    script = tiny / "measure.py"
+    before = script.read_text()
+    script.write_text(HANGS)
+    commit(tiny)
+    code = f"from pathlib import Path; from lib import pipeline; pipeline.reproduce(Path({str(tiny)!r}))"
+    how = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", code], **how) as process:
+        try:
+            assert any("hanging" in line for line in process.stdout)
+            assert call(tiny, "git", "status", "--porcelain") == ""
+        finally:
+            os.killpg(process.pid, 9)
+            script.write_text(before)
+            commit(tiny)
+    assert pipeline.reproduce(tiny) is True
+    assert trace(tiny) == ["measure sample", "collect sample"]
+
+
+@pytest.mark.fault("committed metrics.json damaged, then make reproduce", "one line before any stage runs")
+def test_damaged_committed_metrics_stop_it_before_any_stage_runs(tiny):
+    recorded = tiny / "results" / "sample" / "metrics.json"
+    before = recorded.read_text()
+    recorded.write_text(before[: len(before) // 2])
+    commit(tiny)
+    try:
+        with pytest.raises(UserError, match=r"the committed results/sample/metrics\.json: not readable"):
+            pipeline.reproduce(tiny)
+    finally:
+        recorded.write_text(before)
+        commit(tiny)
     assert trace(tiny) == []
 
 
@@ -195,6 +238,40 @@ def test_full_runs_one_study_in_a_sitting_of_its_own(tiny):
     assert gathered["profile"] == "full" and gathered["metrics"]["claims_total"]["value"] == 1
 
 
+# make twice
+
+
+def test_two_runs_are_compared_byte_by_byte(tiny, capsys):
+    assert twice.main([], tiny) == 0
+    assert trace(tiny) == ["measure sample", "collect sample"] * 2
+    record = json.loads((tiny / "benchmarks" / "twice.json").read_text())
+    assert {name: entry["value"] for name, entry in record["metrics"].items()} == {
+        "compared_files": 2,
+        "identical_files": 2,
+    }
+    assert "identical_files: 2 of 2" in capsys.readouterr().out
+    shutil.rmtree(tiny / "benchmarks")
+
+
+def test_a_run_that_differs_from_another_is_found_and_so_is_what_threads_change(tiny):
+    """The gain depends on the time, and on the number of threads beyond its band."""
+    script = tiny / "measure.py"
+    before = script.read_text()
+    change = "import re, time\nthreads = int(re.search('threads: (.+?) ', Path('params.yaml').read_text())[1])\ngain = "
+    script.write_text(before.replace("gain = ", change + "threads + 1e-6 * (time.time() % 1) + "))
+    commit(tiny)
+    try:
+        assert twice.main(["1", "2"], tiny) == 1
+    finally:
+        script.write_text(before)
+        commit(tiny)
+    record = json.loads((tiny / "benchmarks" / "twice.json").read_text())
+    shutil.rmtree(tiny / "benchmarks")
+    assert record["metrics"]["compared_files"]["value"] == 4 and record["metrics"]["identical_files"]["value"] == 0
+    assert record["differ"]["1"] == ["results/sample/metrics.json", "results/sample/one.json"]
+    assert record["off_band"]["1 against 2"][0].startswith("gain_db 4.5")
+
+
 # the copy
 
 
@@ -216,6 +293,7 @@ def test_outside_a_repository_git_is_named(tmp_path):
         pipeline.clone(tmp_path, tmp_path / "copy")
 
 
+@pytest.mark.fault("two make reproduce at once", "the second one says so in one line; the first goes on")
 def test_a_second_call_gets_one_clear_line_and_a_third_one_runs(tmp_path):
     with pipeline._only_one(tmp_path / ".reproduce"):
         with pytest.raises(UserError, match=r"\.reproduce/ is in use"):

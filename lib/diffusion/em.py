@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lib.diffusion import graph
+
 FLOOR = 1e-5  # smallest variance of a component in any direction: about half a grey level of 256, squared
 BATCH = 50  # images denoised at once; bounds the memory
 CHUNK = 32768  # patches of one step of a sum; fixed, so sums do not depend on memory
@@ -48,9 +50,8 @@ class Prior:
 
 
 def extract(images, patch):
-    """All patches (N, D) of images (B, 3, H, W), row by row, N = B (H - p + 1)(W - p + 1)."""
-    if patch > min(images.shape[2:]):
-        raise ValueError(f"patches of {patch} pixels do not fit images of {images.shape[2]} x {images.shape[3]}")
+    """All patches (N, D) of images (B, 3, H, W), row by row, N = B (H - p + 1)(W - p + 1); checks the images."""
+    images = graph.check_images(images, patch)
     windows = np.lib.stride_tricks.sliding_window_view(images, (patch, patch), axis=(2, 3))  # (B, 3, H', W', p, p)
     return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(-1, 3 * patch**2)  # (N, D)
 
@@ -88,12 +89,11 @@ def attention(scores):
     return shares / total, (top + np.log(total))[:, 0]
 
 
-def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0, report=None):
+def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0):
     """Fit a prior to patches (N, D) by EM.
 
     Args:
         components, rank: K and R. sigma: of the noise in the patches; 0 when they are clean.
-        report: called with (iteration, log-likelihood per patch), for progress.
 
     Returns:
         the Prior, and the history (iterations,) of mean log p(y_i) over the mixture's directions, before each M step.
@@ -105,18 +105,14 @@ def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0, report=
     if patches.ndim != 2 or not np.isfinite(patches).all():
         raise ValueError("patches must be a finite array (N, D); look for NaN or infinite pixels")
     if len(patches) < max(2 * components, rank) or not 1 <= rank <= patches.shape[1] or components < 1:
-        raise ValueError(
-            f"{components} components of rank {rank} need more than {len(patches)} patches of {patches.shape[1]} values"
-        )
+        raise ValueError(f"{components} components of rank {rank} need more than patches of shape {patches.shape}")
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma must be from 0 to 1, got {sigma}")
     prior, coordinates = _start(patches, components, rank, seed, sigma)
     history = []
-    for iteration in range(iterations):
+    for _ in range(iterations):
         prior, likelihood = _em_step(prior, coordinates, sigma)
         history.append(likelihood)
-        if report:
-            report(iteration, likelihood)
     return prior, np.array(history)
 
 
@@ -193,9 +189,12 @@ def denoise(images, prior, sigma, weights=None):
     """Posterior mean of every patch, overlapping patches averaged: (B, 3, H, W) -> the same shape.
 
     Args:
-        sigma: of the noise, 0 to 1; 0 returns the images.
+        sigma: of the noise, 0 to 1, else ValueError; 0 returns the images.
         weights: (B, K) mixture weights of each image instead of the prior's, for example by class.
     """
+    if not 0 <= sigma <= 1:
+        raise ValueError(f"sigma must be from 0 to 1, got {sigma}")
+    images = graph.check_images(images, prior.patch)
     if sigma == 0:
         return images.copy()
     out = np.empty_like(images)
@@ -225,7 +224,10 @@ def _posterior_mean(images, prior, sigma, weights):
 
 
 def fit_class_weights(prior, images, labels, rounds=5, sigma=0.0):
-    """The prior with mixture weights of each of ten classes (EM on the weights alone, components shared)."""
+    """The prior with mixture weights of each of ten classes (EM on the weights alone, components shared).
+
+    From images (B, 3, H, W) with noise sigma and labels (B,), 0 to 9; ValueError for a class without images.
+    """
     table = np.empty((10, len(prior.weights)))
     for c in range(10):
         if not (labels == c).any():
@@ -245,7 +247,12 @@ def _component_scores(prior, images, sigma):
 
 
 def class_posterior(prior, images, sigma):
-    """p(class | image) (B, 10) from the patches' likelihoods, tempered by 1 / p^2 since patches overlap."""
+    """p(class | image) (B, 10) of noisy images (B, 3, H, W) from the likelihoods of their patches.
+
+    Tempered by 1 / p^2, since p^2 patches see each pixel; ValueError for a prior without class weights.
+    """
+    if not len(prior.class_weights):
+        raise ValueError("the prior has no class weights; make them with fit_class_weights")
     base = _component_scores(prior, images, sigma)
     logs = [attention(base + np.log(w).astype(np.float32))[1].reshape(len(images), -1) for w in prior.class_weights]
     evidence = np.stack(logs, axis=1).sum(axis=2, dtype=np.float64) / prior.patch**2  # (B, 10)

@@ -104,9 +104,8 @@ def fit_experts(prior, clean, noisy, estimate, sigma, *, ridge=3.0):
             cross[k] += x[own].T @ target[own]
     unit = ridge * np.eye(inputs)
     shared = np.linalg.solve(gram.sum(0) + unit, cross.sum(0))
-    return np.stack([np.linalg.solve(g + unit, c + ridge * shared) for g, c in zip(gram, cross, strict=True)]).astype(
-        np.float32
-    )
+    maps = [np.linalg.solve(g + unit, c + ridge * shared) for g, c in zip(gram, cross, strict=True)]
+    return np.stack(maps).astype(np.float32)
 
 
 def apply_experts(prior, maps, noisy, estimate, sigma):
@@ -129,9 +128,8 @@ def fit(clean, sigmas, *, patch, components, rank, iterations, patches, tune_ima
     pool = em.extract(clean[: max(1, 5 * patches // clean[0, 0].size)], patch)
     chosen = pool[rng.choice(len(pool), min(patches, len(pool)), replace=False)]
     prior, history = em.fit_prior(chosen, components, rank, iterations, seed=seed)
-    report(
-        f"prior: {history[0]:.3f} to {history[-1]:.3f} nats per patch, never falling: {(np.diff(history) >= 0).all()}"
-    )
+    rising = (np.diff(history) >= 0).all()
+    report(f"prior: {history[0]:.3f} to {history[-1]:.3f} nats per patch, never falling: {rising}")
     model = Model(prior, {})
     for sigma in sigmas:
         noisy = data.add_noise(clean, sigma, seed + 1)
@@ -162,25 +160,20 @@ def load_model(path, patch=None):
         with safe_open(path, "numpy") as file:
             tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
         prior = em.Prior(**{k.removeprefix("prior."): v for k, v in tensors.items() if k.startswith("prior.")})
-        levels = {
-            float(s): Level(
-                heads.Settings(**a["settings"]), tuple(a["weights"]), tensors[f"maps.{s}"].astype(np.float32)
-            )
-            for s, a in json.loads(about["levels"]).items()
-        }
+        levels = {}
+        for s, a in json.loads(about["levels"]).items():
+            maps = tensors[f"maps.{s}"].astype(np.float32)
+            levels[float(s)] = Level(heads.Settings(**a["settings"]), tuple(a["weights"]), maps)
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         fault = f"{path.name}: not a readable prior ({' '.join(str(error).split())[:100]})"
-        cure = "restore it with git, or fit it again: python -m lib.diffusion.experts"
-        raise params.UserError(f"{fault}; {cure}") from None
+        raise params.UserError(f"{fault}; restore it, or run: python -m lib.diffusion.experts") from None
     if patch is not None and prior.patch != patch:
         raise params.UserError(f"{path.name}: made for patches of {prior.patch} pixels, not {patch}; fit it again")
     return Model(prior, levels)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.diffusion.experts", description="Fit and write the EM denoiser."
-    )
+    parser = argparse.ArgumentParser(prog="python -m lib.diffusion.experts", description="Fit the EM denoiser.")
     parser.add_argument("--profile", choices=params.PROFILES)
     parser.add_argument("--out", default="models/em_prior.safetensors")
     chosen = parser.parse_args(arguments)
@@ -190,9 +183,8 @@ def main(arguments=None):
         index, _ = data.split(len(images), settings.seed, settings.data.val_share)
         e = settings.em
         clean = (images[index[: e.fit_images]] / 255).astype(np.float32)
-        shape = {"patch": e.patch, "components": e.components, "rank": e.rank, "iterations": e.iterations}
-        extent = {"patches": e.fit_patches, "tune_images": e.tune_images}
-        save_model(chosen.out, fit(clean, e.sigmas, seed=settings.seed, **shape, **extent))
+        shape = {name: getattr(e, name) for name in ("patch", "components", "rank", "iterations", "tune_images")}
+        save_model(chosen.out, fit(clean, e.sigmas, seed=settings.seed, patches=e.fit_patches, **shape))
     except params.UserError as error:
         print(f"lib.diffusion.experts: {error}", file=sys.stderr)
         return 1

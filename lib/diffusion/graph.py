@@ -59,15 +59,6 @@ def tree_neighbours(centres, radius):
     return [np.array(sorted(found)) for found in tree.query_ball_point(tree.data, radius + 1e-9)]
 
 
-def patch_starts(size, patch, stride):
-    """First rows of patches that cover 0..size-1 without a gap: the last patch is moved back to end at the edge."""
-    if patch > size:
-        raise ValueError(f"a patch of {patch} pixels does not fit an image of {size}")
-    if not 1 <= stride <= patch:
-        raise ValueError(f"stride must be from 1 to the patch size {patch}, or pixels stay uncovered; got {stride}")
-    return np.unique(np.append(np.arange(0, size - patch + 1, stride), size - patch))
-
-
 @cache
 def filter_bank(size, count):
     """The `count` smoothest of the 3 size^2 orthonormal colour-DCT filters, (M, 3, size, size) float32."""
@@ -109,34 +100,41 @@ def _weigh(feat, noise, offsets, inv_h2, inv_s2, first, weights):
     """Weights (S, R, W) of the rows first..first+R-1 of one image; offset 0 gets the largest of the others."""
     rows, width = weights.shape[1], weights.shape[2]
     height = feat.shape[1]
-    dist = np.empty(width, np.float32)
+    line = np.empty(width, np.float32)
     one, top, zero = np.float32(1), np.float32(1 / 16), np.float32(0)
     weights[:] = zero
     for s in range(1, offsets.shape[0]):
         dy, dx = offsets[s, 0], offsets[s, 1]
+        if dy < 0 or (dy == 0 and dx < 0):
+            continue  # an edge weighs the same from both ends: made with its mirror image
+        mirror = s - 1  # it stands before its image: see `stencil`
+        while offsets[mirror, 0] != -dy or offsets[mirror, 1] != -dx:
+            mirror -= 1
         far = np.float32((dy * dy + dx * dx) * inv_s2)
         x0, x1 = max(0, -dx), min(width, width - dx)
-        for r in range(rows):
+        for r in range(max(-dy, -first), min(rows, height - first - dy)):
             y = first + r
-            if y + dy < 0 or y + dy >= height or x1 <= x0:
-                continue
-            dist[:] = zero
+            line[:] = zero
             for m in range(feat.shape[0]):
                 here, there = feat[m, y], feat[m, y + dy]
                 for x in range(x0, x1):
                     d = here[x] - there[x + dx]
-                    dist[x] += d * d
-            here, there, out, own = noise[y], noise[y + dy], weights[s, r], weights[0, r]
+                    line[x] += d * d
+            here, there = noise[y], noise[y + dy]
             for x in range(x0, x1):
                 v = here[x] + there[x + dx]
-                z = max(zero, dist[x] - v) * inv_h2 / v + far
-                k = max(zero, one - z * top)
-                k *= k
-                k *= k
-                k *= k
-                k *= k
-                out[x] = k
-                own[x] = max(own[x], k)
+                z = max(zero, line[x] - v) * inv_h2 / v + far
+                line[x] = max(zero, one - z * top) ** 16
+            if r >= 0:
+                out, own = weights[s, r], weights[0, r]
+                for x in range(x0, x1):
+                    out[x] = line[x]
+                    own[x] = max(own[x], line[x])
+            if r + dy < rows:
+                out, own = weights[mirror, r + dy], weights[0, r + dy]
+                for x in range(x0, x1):
+                    out[x + dx] = line[x]
+                    own[x + dx] = max(own[x + dx], line[x])
 
 
 @njit(cache=True)
@@ -254,16 +252,18 @@ def random_walk(weights):
 
 
 def sinkhorn(weights, radius, rounds=20):
-    """Balance symmetric weights so that rows and columns of W sum to one: r_i W_ij r_j. Same shape as `weights`."""
+    """Balance symmetric weights so that rows and columns of W sum to one: r_i W_ij r_j. Same shape as `weights`.
+
+    A node without neighbours keeps its own value. Source: Chan, Zickler and Lu, above; Sinkhorn 1964.
+    """
     offsets, scale = stencil(radius), np.ones((len(weights), 1, *weights.shape[2:]), np.float32)
+    out, reach, (height, width) = weights.copy(), int(radius), weights.shape[2:]
+    out[:, :1] += apply(weights, scale, radius) < 1e-12
     for _ in range(rounds):
-        scale = np.sqrt(scale / apply(weights, scale, radius))  # damped: converges without oscillation
-    out, reach = np.empty_like(weights), int(radius)
+        scale = np.sqrt(scale / apply(out, scale, radius))  # damped: converges without oscillation
     padded = np.pad(scale[:, 0], ((0, 0), (reach, reach), (reach, reach)))
-    height, width = weights.shape[2:]
     for s, (dy, dx) in enumerate(offsets):
-        there = padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-        out[:, s] = weights[:, s] * scale[:, 0] * there
+        out[:, s] *= scale[:, 0] * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
     return out
 
 

@@ -40,6 +40,8 @@ class Settings:
 @cache
 def _clip_curves(sigma):
     """Mean and variance of clip(x + sigma n, 0, 1) on GRID, float64 (4097,) each."""
+    if not 0 < sigma <= 1:
+        raise ValueError(f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}")
     a, b = -GRID / sigma, (1 - GRID) / sigma
     inside, low, high = norm.cdf(b) - norm.cdf(a), norm.pdf(a), norm.pdf(b)
     mean = GRID * inside + sigma * (low - high) + 1 - norm.cdf(b)
@@ -70,8 +72,7 @@ def head_outputs(images, sigma, settings=Settings()):
     structure: 5x5 features and patches; colour: the colours of the texture head's estimate decide, pixel by pixel;
     spatial: distance alone.
     """
-    if not 0 < sigma <= 1:
-        raise ValueError(f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}")
+    _clip_curves(sigma)  # refuses a sigma out of range
     images = graph.check_images(images)
     s, shape = settings, (len(images), *images.shape[2:])
     noise = np.full(shape, sigma**2, np.float32)
@@ -102,7 +103,8 @@ def probed_heads(images, sigma, settings=Settings(), *, seed, indices=None, clam
     """
     outputs = head_outputs(images, sigma, settings)
     names = range(len(images)) if indices is None else indices
-    probe = np.stack([_signs(seed, int(name), images.shape[1:]) for name in names])  # (B, 3, H, W)
+    coins = [np.random.default_rng([seed, int(name)]).integers(0, 2, images.shape[1:]) for name in names]
+    probe = np.stack(coins).astype(np.float32) * 2 - 1  # (B, 3, H, W) of +-1
     moved = head_outputs(images + np.float32(step) * probe, sigma, settings)
     pilot = outputs[:3].mean(axis=0)
     variance = clip_variance(pilot, sigma) if clamp else np.float32(sigma**2)
@@ -111,10 +113,6 @@ def probed_heads(images, sigma, settings=Settings(), *, seed, indices=None, clam
     rhs = np.einsum(axes, outputs, images, dtype=np.float64) - divergence.sum(axis=(2, 3, 4), dtype=np.float64).T
     gram = np.einsum("kbchw,lbchw->bkl", outputs, outputs, dtype=np.float64)
     return outputs, gram / images[0].size, rhs / images[0].size
-
-
-def _signs(seed, index, shape):
-    return np.random.default_rng([seed, index]).integers(0, 2, shape).astype(np.float32) * 2 - 1
 
 
 def attend(gram, rhs, anchor, ridge):

@@ -1,34 +1,40 @@
 """What notebook 02 compares: arms of the heads, tuned baselines, arms of the loop, facts on the announced rules.
 
 Symbols as in graph.py; every function takes noisy or clean images (B, 3, H, W) in [0, 1] and returns values per image.
+M images of the subset on which slow methods run.
 """
 
 from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
-from lib import data, metrics
-from lib.diffusion import announced, em, graph, heads, tokens
+from lib import data, evidence, metrics
+from lib.diffusion import announced, em, experts, graph, heads, tokens
 
-BASELINES = {  # what each is tuned over: width in pixels, weight, bandwidth in units of sigma
+BASELINES = {  # what each is tuned over: width in pixels, weight, noise level and bandwidth in units of sigma
     "gauss": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
     "tv": (0.03, 0.05, 0.07, 0.09, 0.11, 0.13, 0.16),
+    "wavelet": (0.8, 0.9, 1.0, 1.1, 1.2),
     "nlm": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
-BATCH = 50  # images of a step of the heads; bounds the memory of their edges
+SSIM = ("noisy", "texture", "learned", "light")  # dear, so not for every arm
 
 
 def baseline(name, images, sigma, value):
-    """One method of SciPy or scikit-image with the same correction for clamping that ours get."""
-    if name == "gauss":
-        done = gaussian_filter(images, (0, 0, value, value))
-    elif name == "tv":
-        done = np.stack([denoise_tv_chambolle(x, weight=value, channel_axis=0) for x in images])
-    else:
-        options = {"patch_size": 5, "patch_distance": 6, "fast_mode": True, "channel_axis": 0}
-        done = np.stack([denoise_nl_means(x, h=value * sigma, sigma=sigma, **options) for x in images])
+    """One method of SciPy or scikit-image with the same correction for clamping that ours get.
+
+    Gaussian blur; total variation (Chambolle 2004); BayesShrink of Haar wavelets in YCbCr (Chang, Yu and Vetterli
+    2000); non-local means (Buades, Coll and Morel 2005).
+    """
+    call, options = {
+        "gauss": (lambda x, channel_axis: gaussian_filter(x, (0, value, value)), {}),
+        "tv": (denoise_tv_chambolle, {"weight": value}),
+        "wavelet": (denoise_wavelet, {"sigma": value * sigma, "convert2ycbcr": True, "rescale_sigma": True}),
+        "nlm": (denoise_nl_means, {"h": value * sigma, "sigma": sigma, "patch_size": 5, "patch_distance": 6}),
+    }[name]
+    done = np.stack([call(x, channel_axis=0, **options) for x in images])
     return heads.unclip(np.clip(done, 0, 1), sigma)
 
 
@@ -38,58 +44,54 @@ def tune_baselines(clean, noisy, sigma):
     return {name: BASELINES[name][int(np.argmax(values))] for name, values in score.items()}
 
 
-def head_arms(model, clean, index, sigma, seed, ridge):
-    """Denoise by the four heads with weights chosen in five ways.
+def main_arms(model, clean, index, sigma, seed, ridge):
+    """Denoise by four heads with weights chosen in five ways, by the texture head alone and by the full denoiser.
 
     Args:
-        index: (B,) of the images in their set; decides noise and probe. ridge: pull towards the global weights.
+        index: (B,) of the images in their set; with the seed it decides noise and probe.
+        ridge: pull of an image's weights towards the global ones.
 
     Returns:
-        PSNR (B,) by arm, the learned weights (B, 4), and the estimates of the learned arm and of the texture head.
+        by method its PSNR (1, B), or PSNR and SSIM (2, B) for those in SSIM; the learned weights (B, 4).
     """
-    level, found, made = model.level(sigma), {}, {"free": [], "texture": [], "weights": []}
-    for start in range(0, len(clean), BATCH):
-        part, names = clean[start : start + BATCH], index[start : start + BATCH]
-        noisy, target = data.add_noise(part, sigma, seed, indices=names), heads.clip_mean(part, sigma)
+    level, table, shares = model.level(sigma), {}, []
+    for start in range(0, len(clean), em.BATCH):
+        part, names = clean[start : start + em.BATCH], index[start : start + em.BATCH]
+        noisy = data.add_noise(part, sigma, seed, indices=names)
         outputs, gram, rhs = heads.probed_heads(noisy, sigma, level.settings, seed=seed, indices=names)
-        learned = heads.attend(gram, rhs, level.weights, ridge)
-        true = np.einsum("kbchw,bchw->bk", outputs, target, dtype=np.float64) / target[0].size
-        arms = {
-            "uniform": np.full_like(learned, 0.25),
-            "tuned": np.tile(level.weights, (len(part), 1)),
-            "learned": learned,
-            "shuffled": np.roll(learned, 1, axis=0),
-            "oracle": heads.attend(gram, true, level.weights, 1e-6),
-        }
-        images = {arm: heads.unclip(heads.mix(outputs, weights), sigma) for arm, weights in arms.items()}
-        for arm, estimate in images.items():
-            found.setdefault(arm, []).append(metrics.psnr(part, estimate))
-        parts = {"free": images["learned"], "texture": heads.unclip(outputs[0], sigma), "weights": learned}
-        for name, values in parts.items():
-            made[name].append(values)
-    made = {name: np.concatenate(values) for name, values in made.items()}
-    return {arm: np.concatenate(values) for arm, values in found.items()}, made.pop("weights"), made
+        true = np.einsum("kbchw,bchw->bk", outputs, heads.clip_mean(part, sigma), dtype=np.float64) / part[0].size
+        shares.append(learned := heads.attend(gram, rhs, level.weights, ridge))
+        weights = {"uniform": np.full_like(learned, 0.25), "tuned": np.tile(level.weights, (len(part), 1))}
+        weights |= {"learned": learned, "shuffled": np.roll(learned, 1, axis=0)}
+        weights["oracle"] = heads.attend(gram, true, level.weights, 1e-6)
+        images = {arm: heads.unclip(heads.mix(outputs, w), sigma) for arm, w in weights.items()}
+        images |= {"noisy": noisy, "texture": heads.unclip(outputs[0], sigma)}
+        images["light"] = experts.apply_experts(model.prior, level.maps, noisy, images["tuned"], sigma)
+        for name, values in images.items():
+            measures = (metrics.psnr, metrics.ssim)[: 1 + (name in SSIM)]
+            table.setdefault(name, []).append([measure(part, values) for measure in measures])
+    return {name: np.concatenate(parts, axis=1) for name, parts in table.items()}, np.concatenate(shares)
 
 
-def edge_picture(walk, y, x, radius):
-    """Where the weight of one pixel goes: P (S, H, W) -> (H, W), its largest value 1."""
-    picture = np.zeros(walk.shape[1:])
-    for (dy, dx), value in zip(graph.stencil(radius), walk[:, y, x], strict=True):
-        if 0 <= y + dy < len(picture) and 0 <= x + dx < picture.shape[1]:
-            picture[y + dy, x + dx] = value
-    return picture / picture.max()
+def gain(table, a, b, subset):
+    """PSNR of method a minus b, an Interval over images; on the rows `subset` (M,) if only these have both."""
+    a, b = table[a][0], table[b][0]  # (B,) or (M,)
+    if len(a) != len(b):
+        a, b = (values if len(values) == len(subset) else values[subset] for values in (a, b))
+    return evidence.paired_difference(a, b)
 
 
-def plain_walk(images, sigma, *, sigma_f, sigma_s, radius):
-    """P (B, S, H, W) of the texture features, without averaging over patches."""
+def edge_pictures(images, sigma, settings, spots):
+    """P (B, S, H, W) of the texture features, unaveraged; for each spot (y, x) of image 0 its weights as (H, W)."""
     feat = graph.features(images, graph.filter_bank(3, 9))
-    noise = np.full((len(images), *images.shape[2:]), sigma**2, np.float32)
-    return graph.random_walk(graph.edge_weights(feat, noise, sigma_f=sigma_f, sigma_s=sigma_s, radius=radius))
-
-
-def in_percent(base, values):
-    """Two series (N,) in percent of the mean of the first."""
-    return 100 * base / base.mean(), 100 * values / base.mean()
+    noise, reach = np.full((len(images), *images.shape[2:]), sigma**2, np.float32), int(settings.radius)
+    shape = {"sigma_f": settings.sigma_f, "sigma_s": settings.sigma_s, "radius": settings.radius}
+    walk, pictures = graph.random_walk(graph.edge_weights(feat, noise, **shape)), []
+    for y, x in spots:
+        picture = np.zeros(np.add(images.shape[2:], 2 * reach))  # the graph has no edges into the margin
+        picture[tuple(np.add(graph.stencil(settings.radius), (y + reach, x + reach)).T)] = walk[0, :, y, x]
+        pictures.append(picture[reach:-reach, reach:-reach] / picture.max())
+    return walk, pictures
 
 
 def steps_saved(faster, slower):
@@ -102,14 +104,20 @@ def steps_saved(faster, slower):
     return 100 * (1 - needed[0] / max(needed[1], 1e-9))
 
 
-def train_arms(images, validation, exam, *, seeds, **options):
-    """All arms of the loop for `seeds` seeds: histories by (arm, seed), exam errors (N,) and codes by arm."""
+def train_arms(images, validation, exam, chosen):
+    """All arms of the loop: histories by (arm, seed), exam errors (N,) averaged over seeds and fewest codes by arm.
+
+    Args:
+        images, validation, exam: (N, 3, 64, 64) from `tokens.to_loop`. chosen: section em of params.yaml.
+    """
     histories, errors, codes = {}, {}, {}
-    for seed in range(seeds):
+    plan = {"steps": chosen.loop_steps, "batch": chosen.loop_batch, "every": chosen.loop_every}
+    for seed in range(chosen.loop_seeds):
         initial = tokens.start(images, seed)
         for arm in tokens.ARMS:
-            loop, histories[arm, seed] = tokens.train(arm, images, validation, seed=seed, initial=initial, **options)
+            loop, history = tokens.train(arm, images, validation, seed=seed, initial=initial, **plan)
             error, used = tokens.evaluate(loop, exam)
+            histories[arm, seed] = history
             errors.setdefault(arm, []).append(error)
             codes[arm] = min(used, codes.get(arm, used))
     return histories, {arm: np.mean(found, axis=0) for arm, found in errors.items()}, codes
@@ -169,14 +177,15 @@ def announced_facts(clean, noisy, seed):
     losses = np.random.default_rng(seed).normal(0.3, 0.02, 2010)  # ten epochs of a loss that does not change
     path, floats = _announced_run(losses, scores)
     inert = [np.array_equal(path, _announced_run(losses, scores, **{n: v})[0]) for n, v in _OTHER.items()]
-    flat = _announced_eigenvalue(np.full((32, 32, 3), 0.5))
+    graphs = [announced.similarity_graph(*announced.patches(v))[0] for v in (np.full((32, 32, 3), 0.5), *views)]
+    flat, *eigenvalues = [np.linalg.eigvalsh(np.diag(w.sum(1)) - w)[-1] for w in graphs]
     facts = {f"weight_{head}": (weights[:, h], f"weight of {head}") for h, head in enumerate(announced.HEADS)}
     facts |= {f"gain_db_{s * 100:.0f}": (_announced_gain(views, y), f"gain in dB, sigma {s}") for s, y in noisy.items()}
     return facts | {
         "same_heads": (np.abs(weights[:, 0] - weights[:, 2]), "texture minus color weight"),
         "sum_gap": (np.abs(weights.sum(1) - 1), "distance of the weights' sum from 1"),
         "example_gap": (np.abs(example).max(), "worked example, largest error"),
-        "eigenvalue": (np.array([_announced_eigenvalue(view) for view in views]), "largest eigenvalue of L"),
+        "eigenvalue": (np.array(eigenvalues), "largest eigenvalue of L"),
         "growth": (abs(1 - 0.3 * flat), "growth a step, flat image, tau 0.3"),
         "sigma": (path[:, 0], "sigma while the loss stays the same"),
         "inert": (sum(inert), f"parameters never read, of {len(inert)}"),
@@ -195,12 +204,6 @@ def _announced_run(losses, features, **changes):
         state.update_global_params(loss, scores)
     kept = state.attention_weights, state.param_updates
     return np.array(state.param_updates), sum(len(row) for rows in kept for row in rows) + len(state.loss_history)
-
-
-def _announced_eigenvalue(image):
-    """Largest eigenvalue of the announced Laplacian of an image (H, W, 3)."""
-    weights, _ = announced.similarity_graph(*announced.patches(image))
-    return np.linalg.eigvalsh(np.diag(weights.sum(1)) - weights)[-1]
 
 
 def _announced_gain(views, noisy):

@@ -115,10 +115,8 @@ class GraphHeads(nn.Module):
 
     def filters(self, x):
         """x (B, 3, H, W) in [-1, 1] -> F (B, K, 3, H, W)."""
-        features = [
-            F.conv2d(F.pad(x, (m, m, m, m), mode="replicate"), bank)
-            for bank, m in ((self.texture, 1), (self.structure, 2))
-        ]
+        banks = ((self.texture, 1), (self.structure, 2))
+        features = [F.conv2d(F.pad(x, (m, m, m, m), mode="replicate"), bank) for bank, m in banks]
         count = 1 if self.arm in ("none", "graph", "graph + EM") else 4
         colours = self._around(x)  # (B, 3, S, H, W)
         return torch.stack([self._filter(h, f, x, colours) for h, f in enumerate([*features, x, None][:count])], dim=1)
@@ -173,9 +171,8 @@ class Loop(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         first, last = self.context[0], self.context[2]
         first.weight.data = torch.randn(first.weight.shape, generator=generator) / math.sqrt(9 * CODE_SIZE)
-        nn.init.zeros_(first.bias)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for tensor in (first.bias, last.weight, last.bias):
+            nn.init.zeros_(tensor)
         self.heads = GraphHeads(arm, seed=seed)
 
     def tokens(self, images):
@@ -254,12 +251,9 @@ def _step(loop, images, optimiser, generator):
 
 def _parameters(loop):
     heads = loop.heads
-    return {
-        "sigma_f": heads.log_sigma_f.exp().tolist(),
-        "sigma_s": heads.log_sigma_s.exp().tolist(),
-        "tau": torch.sigmoid(heads.tau_logit).tolist(),
-        "noise": heads.variance.sqrt().tolist(),
-    }
+    found = {"sigma_f": heads.log_sigma_f.exp(), "sigma_s": heads.log_sigma_s.exp()}
+    found |= {"tau": torch.sigmoid(heads.tau_logit), "noise": heads.variance.sqrt()}
+    return {name: value.tolist() for name, value in found.items()}
 
 
 @torch.no_grad()

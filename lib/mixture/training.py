@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         train(load(options.profile), options.arm, options.seed, options.out)
-    except UserError as fault:
+    except (UserError, OSError) as fault:
         sys.exit(f"error: {fault}")
 
 

@@ -3,10 +3,12 @@
 Batch 4, width 256, one head, an output projection, no biases (262,144 parameters in both attention layers; the LSTM
 of equal width has 525,312), float32, one thread. Time is CPU time of a forward pass and of a step (gradients by
 weights and input), the layers taking turns in one process, median over the turns. Memory is the growth of the
-resident set during one call, in a fresh process per layer and length (forward, then step). Everything is written as
-a ratio to ours, so above 1 means that the other one costs more. Writes benchmarks/attention_speed.json.
+resident set during one call, median over the turns, in a fresh process per layer whose malloc hands every block
+above 64 KiB back at once (with malloc's own thresholds, what it kept from earlier calls hid up to half of the peak
+of a small call). Ratios are to ours: above 1 the other one costs more. Writes benchmarks/attention_speed.json.
 """
 
+import json
 import os
 import re
 import statistics
@@ -51,8 +53,8 @@ def layer(kind: str):
     wq, wk, wv, wo = (weight(WIDTH, WIDTH) for _ in range(4))
 
     def attention(x):
-        q, k, v = (causal.linear(x, w)[:, None] for w in (wq, wk, wv))
-        return causal.linear(causal.attend_in_blocks(q, k, v)[:, 0], wo)
+        q, k, v = (tf.expand_dims(causal.linear(x, w), 1) for w in (wq, wk, wv))  # its gradient is a view, not a copy
+        return causal.linear(tf.squeeze(causal.attend_in_blocks(q, k, v), 1), wo)
 
     return attention, [wq, wk, wv, wo]
 
@@ -96,25 +98,28 @@ def resident(name: str) -> int:
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
-def memory_of(kind: str, length: int) -> list[float]:
-    """MiB that a forward pass and a step add to the resident set; runs in a process of its own."""
-    for graph in calls(kind, 2).values():  # kernels and buffers that any call needs are loaded before
-        graph(tf.zeros((BATCH, 2, WIDTH)))
-    graphs, grown = calls(kind, length), []
-    x = tf.random.stateless_normal((BATCH, length, WIDTH), [0, 0])
-    for name in ("forward", "step"):
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = resident("VmRSS")
-        graphs[name](x)
-        grown.append((resident("VmHWM") - before) / 1024)
-    return grown
+def memory_of(kind: str) -> dict[str, float]:
+    """MiB that a forward pass and a step add to the resident set, median of TURNS; in a process of its own."""
+    found = {}
+    for length in (2, *LENGTHS):  # the first loads kernels and buffers that any call needs
+        x = tf.random.stateless_normal((BATCH, length, WIDTH), [0, 0])
+        for name, graph in calls(kind, length).items():
+            grown = []
+            for _ in range(TURNS):
+                Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+                before = resident("VmRSS")
+                graph(x)
+                grown.append((resident("VmHWM") - before) / 1024)
+            found[f"{name} {length}"] = statistics.median(grown)
+    return found
 
 
-def memory(kind: str, length: int) -> dict:
-    """The same, measured in a fresh process."""
-    command = [sys.executable, __file__, "memory", kind, str(length)]
-    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return {(kind, "forward"): float(words[-2]), (kind, "step"): float(words[-1])}
+def memory(kind: str) -> dict[str, float]:
+    """The same in a fresh process, whose malloc returns every block above 64 KiB at once: what is live counts."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, "memory", kind]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    return json.loads(text.splitlines()[-1])
 
 
 def generation(context: int = 512, turns: int = 5) -> list[float]:
@@ -141,6 +146,7 @@ def ratio(values, unit: str, what: str, headline: bool = False) -> dict:
 def main() -> None:
     training.setup(1)
     out, time_share, memory_share = {}, [], []
+    mib = {kind: memory(kind) for kind in KINDS}
     for t in LENGTHS:
         found = times(t)
         for other in KINDS[1:]:
@@ -150,11 +156,11 @@ def main() -> None:
                 out[tail] = ratio(turns, "", f"{other} over our attention, CPU time, {name}, T = {t}")
                 if other == "keras":
                     time_share.append(1 / out[tail]["value"])
-        mib = memory("attention", t) | memory("keras", t) | memory("lstm", t)
+        out[f"attention_peak_mib_{t}"] = ratio([mib["attention"][f"step {t}"]], "MiB", f"peak of our step, T = {t}")
         for other in KINDS[1:]:
             for name in ("forward", "step"):
                 tail = f"{other}_over_attention_{'memory' if name == 'step' else 'forward_memory'}_{t}"
-                share = mib[other, name] / mib["attention", name]
+                share = mib[other][f"{name} {t}"] / mib["attention"][f"{name} {t}"]
                 out[tail] = ratio([share], "", f"{other} over our attention, peak memory, {name}, T = {t}")
                 if other == "keras":
                     memory_share.append(1 / share)
@@ -172,6 +178,6 @@ if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     if sys.argv[1:2] == ["memory"]:
         training.setup(1)
-        print(*memory_of(sys.argv[2], int(sys.argv[3])))
+        print(json.dumps(memory_of(sys.argv[2])))
     else:
         main()

@@ -97,6 +97,8 @@ class Mixture(Section):
     varied: Share
     flips: bool
     bf16: bool
+    logarithm: bool
+    whole: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["trapezoid"]
     cooling: Share
     train_images: Count
@@ -121,14 +123,11 @@ class Language(Section):
     batch: Count
     adam: Positive
     muon: NotNegative
-    lstm_adam: Positive
-    lstm_muon: NotNegative
-    decay: NotNegative
     warmup: Share
-    adapt_adam: Positive
-    adapt_muon: NotNegative
-    stride: Count
+    average: Annotated[float, Field(ge=0, lt=1)]
+    adapt_rate: Positive
     adapt_stride: Count
+    stride: Count
     order: Annotated[int, Field(ge=1, le=9)]
     block: Count
     small_width: Count

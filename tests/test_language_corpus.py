@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_language import story
 
-from lib.language import corpus, ngram
+from lib import data
+from lib.language import corpus, ngram, training
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,25 @@ def test_shared_grams_see_a_copied_passage(text):
     assert corpus.shared_grams("0123456789" * 5, text) == 0.0
 
 
+def test_no_two_parts_of_the_books_share_a_hundredth_of_their_20_grams():
+    known = training.library_of(data.books())
+    parts = {(b, p): known.parts[b][p] for b in training.BOOKS for p in corpus.PARTS}
+    shares = {(a, b): corpus.shared_grams(parts[a], parts[b]) for a in parts for b in parts if a != b}
+    assert max(shares.values()) < 0.01, max(shares, key=shares.get)
+    assert len(parts["alice29", "val"]) > 13_500 and min(map(len, parts.values())) > 13_500  # little was dropped
+
+
+def test_only_the_paragraphs_that_repeat_most_are_dropped():
+    parts = {
+        "train": "one two three four five six seven.\n\n" * 9,
+        "val": "one two three four five six seven.\n\nA new line that was never seen before.\n\n",
+        "test": "Nothing of this stands anywhere else in it.\n",
+    }
+    kept = corpus.without_repeats(parts, 0.01)
+    assert kept == parts | {"val": "A new line that was never seen before.\n\n"}
+    assert corpus.without_repeats(parts, 1.01) == parts
+
+
 def test_batches_repeat_with_the_seed_and_stay_inside_their_stream():
     streams = [np.arange(500), np.arange(1000, 1400)]
     first = corpus.batches(streams, 7, 4, 16, seed=3)
@@ -98,6 +118,16 @@ def test_kneser_ney_learns_a_pattern_and_longer_orders_help():
     ids = np.tile([1, 2, 3, 1, 2, 4], 200)
     price = [ngram.KneserNey([ids[:900]], n, 5).nats(ids[900:], ids[:900]).mean() for n in (1, 2, 4)]
     assert price[0] > price[1] > price[2] and price[2] < 0.05
+
+
+def test_growing_counts_learn_from_the_text_and_look_at_no_later_symbol():
+    rng = np.random.default_rng(0)
+    train, text = rng.integers(0, 6, 300), np.tile(rng.integers(0, 6, 20), 10)
+    still = ngram.KneserNey([train], 4, 7).nats(text, train)
+    growing = ngram.growing_nats([train], 4, 7, text, train, block=16)
+    assert np.allclose(growing[:16], still[:16]) and growing[100:].mean() < 0.5 * still[100:].mean()
+    changed = np.concatenate([text[:120], 5 - text[120:]])
+    assert np.array_equal(ngram.growing_nats([train], 4, 7, changed, train, block=16)[:120], growing[:120])
 
 
 def test_kneser_ney_refuses_an_order_beyond_64_bits():

@@ -75,6 +75,20 @@ def test_a_stopped_run_goes_on_to_the_same_bits(library, tmp_path):
     assert all(np.array_equal(whole[n].numpy(), resumed[n].numpy()) for n in whole)
 
 
+def test_averaged_weights_are_the_running_mean_and_survive_a_stop(library, tmp_path):
+    recipe = training.replace(RECIPE, steps=10, average=0.5)
+    plain = [trained(library, recipe=training.replace(RECIPE, steps=10))[0]]
+    mean, _, losses = trained(library, recipe=recipe, checkpoint=tmp_path / "state.safetensors", every=5)
+    stopped = training.load_file(tmp_path / "state.safetensors")
+    assert {n for n in stopped if n.startswith("mean.")} == {f"mean.{n}" for n in mean}
+    for name, value in mean.items():
+        assert np.array_equal(stopped[f"mean.{name}"], value.numpy())
+        assert np.array_equal(stopped[f"param.{name}"], plain[0][name].numpy())  # the training itself is the same
+    assert any((mean[n].numpy() != plain[0][n].numpy()).any() for n in mean)
+    again, _, same = trained(library, recipe=recipe, checkpoint=tmp_path / "state.safetensors", every=5)
+    assert np.array_equal(losses, same) and all(np.array_equal(mean[n].numpy(), again[n].numpy()) for n in mean)
+
+
 @pytest.mark.fault("a checkpoint of another run (TensorFlow)", "one line that says what to do")
 def test_a_checkpoint_of_another_run_is_refused(library, tmp_path):
     path = tmp_path / "state.safetensors"
@@ -102,8 +116,9 @@ def test_dynamic_evaluation_prices_before_it_learns(library):
     arrays = {n: v.numpy() for n, v in params.items()}
     ids, before = library.ids("story", "test")[:400], library.before("story", "test")
     still = training.prices(params, config, ids, before, stride=8)
-    fast = training.Recipe(1, adam=1e-3, muon=5e-3)
-    moving = training.adaptive_prices(arrays, config, ids, before, fast, stride=8)
+    rows = corpus.batches([library.ids("story", "train")], 30, 1, config.context, 0)[:, 0]
+    moving, again = training.adaptive_prices(arrays, config, [(ids, before)] * 2, rows, 3e-3, stride=8)
+    assert np.array_equal(moving, again)  # every text starts from the same weights
     assert np.abs(moving[:8] - still[:8]).max() < 1e-5  # nothing learned yet
     assert moving.mean() < still.mean() - 0.05
     assert all(np.array_equal(arrays[n], params[n].numpy()) for n in arrays)
@@ -206,8 +221,8 @@ def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
         "hidden": 32,
         "context": 16,
         "attention_steps": 3,
-        "adapt_stride": 8,
         "gram_buckets": (31, 37),
+        "adapt_stride": 8,
     }
     language = chosen.language.model_copy(update=tiny | {"stride": 8})
     monkeypatch.setattr(training.settings, "load", lambda profile: chosen.model_copy(update={"language": language}))
@@ -216,7 +231,7 @@ def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
     text.write_text(story(lines=120))
     assert training.main(["--arm", "attention", "--text", str(text), "--out", str(tmp_path)]) == 0
     found = training.load_file(tmp_path / "attention-0" / "prices.safetensors")
-    assert set(found) == {"losses", "mine.val", "mine.test", "mine.test.adaptive"}
+    assert set(found) == {"losses"} | {f"mine.{part}{kind}" for part in ("val", "test") for kind in ("", ".adaptive")}
     assert training.main(["--arm", "attention", "--text", str(tmp_path / "no.txt"), "--out", str(tmp_path)]) == 1
     assert training.main(["--arm", "gru", "--text", str(text), "--out", str(tmp_path)]) == 1
     assert "no.txt: no readable" in capsys.readouterr().err

@@ -2,9 +2,7 @@
 
 As announced: 128 symbols, width 256, one head, separate W_q, W_k, W_v without bias, scale 1 / sqrt(256), causal
 mask, dropout 0.1 after softmax; an embedding, a table of positions, this one layer, a dense output. Departures:
-positions are a variable that trains and is saved, and shapes are checked axis by axis (the announced checks
-compared products of sizes and stopped the layer's own self-test). The announcement calls twelve requirements
-completed; `validate` states each as a test that can fail.
+positions are a variable that trains and is saved, and shapes are checked axis by axis.
 Shapes: B windows (4), T symbols (128), D width (256), V vocabulary.
 """
 

@@ -1,8 +1,7 @@
 """Causal multi-head attention from matmul, softmax and element-wise operations, with a cache for generation.
 
-Attention after Vaswani et al. (2017), rotary positions after Su et al. (2021), pre-norm blocks with RMSNorm and a
-GELU feed-forward. No Keras layer computes anything here. Shapes are checked per axis while the graph is traced.
-Departures from the announced layer: several heads, an output projection, residual paths, norms and a feed-forward.
+Attention after Vaswani et al. (2017), rotary positions after Su et al. (2021), pre-norm blocks with a GELU
+feed-forward. Shapes are checked per axis while the graph is traced.
 Shapes: B windows, T queries, S keys, D width, h heads, e = D / h, C slots of the cache.
 """
 
@@ -39,7 +38,17 @@ def expect(x, *shape):
 
 def linear(x, weight):
     """x @ weight (..., D) x (D, E) as one product of two matrices, which is cheaper than a batch of small ones."""
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight)
+
+    @tf.custom_gradient
+    def product(flat, weight):
+        def gradient(g):  # the small gradient first, so that fewer large ones are held at once
+            by_weight = tf.matmul(flat, g, transpose_a=True)
+            with tf.control_dependencies([by_weight]):
+                return tf.matmul(g, weight, transpose_b=True), by_weight
+
+        return tf.matmul(flat, weight), gradient
+
+    flat = product(tf.reshape(x, [-1, x.shape[-1]]), tf.convert_to_tensor(weight))
     return tf.reshape(flat, [-1 if n is None else n for n in x.shape[:-1]] + [weight.shape[-1]])
 
 
@@ -49,12 +58,8 @@ def visible(queries: int, keys: int, offset: int = 0):
 
 
 def attend(q, k, v, seen, drop=lambda x: x, scaled: bool = True):
-    """Weighted values (B, h, T, e) and the weights before dropout (B, h, T, S).
-
-    q is (B, h, T, e), k and v are (B, h, S, e), `seen` is boolean (T, S). Softmax in float32 or wider.
-    """
-    b, h, t, e = q.shape
-    s = k.shape[2]
+    """Values (B, h, T, e) and weights (B, h, T, S) from q (B, h, T, e), k and v (B, h, S, e), booleans seen (T, S)."""
+    (b, h, t, e), s = q.shape, k.shape[2]
     if scaled:
         q = q * e**-0.5
     scores = expect(tf.matmul(q, k, transpose_b=True), b, h, t, s)
@@ -72,25 +77,27 @@ def attend_lean(q, k, v, seen):
 
     @tf.custom_gradient
     def run(q, k, v):
-        out, weights = attend(q, k, v, seen)
+        out, weights = attend(q, k, v, seen, scaled=False)
 
         def gradient(g):
-            slope = weights * (tf.matmul(g, v, transpose_b=True) - tf.reduce_sum(g * out, -1, keepdims=True))
-            scale, by_v = q.shape[-1] ** -0.5, tf.matmul(weights, g, transpose_a=True)
-            return tf.matmul(slope, k) * scale, tf.matmul(slope, q, transpose_a=True) * scale, by_v
+            sums = tf.reduce_sum(g * out, -1, keepdims=True)
+            with tf.control_dependencies([sums]):  # an order that holds few arrays at once
+                by_v = tf.matmul(weights, g, transpose_a=True)
+            with tf.control_dependencies([by_v]):
+                slope = weights * (tf.matmul(g, v, transpose_b=True) - sums)
+            return tf.matmul(slope, k), tf.matmul(slope, q, transpose_a=True), by_v
 
         return out, gradient
 
-    return run(q, k, v)
+    return run(q * q.shape[-1] ** -0.5, k, v)
 
 
 def attend_in_blocks(q, k, v, block: int = 512):
     """The same output (B, h, T, e) for long windows: a block of queries meets only the keys it may see."""
     parts = []
-    for start in range(0, q.shape[2], block):
-        end = min(start + block, q.shape[2])
-        rows, seen = q[:, :, start:end], visible(end - start, end, start)
-        parts.append(attend_lean(rows, k[:, :, :end], v[:, :, :end], seen))
+    for start, end in [(i, min(i + block, q.shape[2])) for i in range(0, q.shape[2], block)]:
+        seen = visible(end - start, end, start)
+        parts.append(attend_lean(q[:, :, start:end], k[:, :, :end], v[:, :, :end], seen))
     return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
@@ -159,14 +166,8 @@ def logits(params, ids, config: Config, seed=None):
     return to_logits(params, core(params, drop(embed(params, ids, config)), config, drop))
 
 
-# ---------------------------------------------------------------- generation with a cache
-
-
 class Generator:
-    """Writes text symbol by symbol; compiled once, keys and values kept in a ring of C slots per layer.
-
-    Up to C symbols the result equals the full forward pass; later the oldest keys leave the ring.
-    """
+    """Writes text symbol by symbol; keys and values in a ring of C slots per layer, which the oldest leave."""
 
     def __init__(self, params, config: Config):
         if config.positions == "frozen":
@@ -204,11 +205,7 @@ class Generator:
         return ids[memory - 1 :]
 
     def __call__(self, prompt, length, temperature=1.0, top_k=0, top_p=1.0, seed=0) -> np.ndarray:
-        """Sampled continuation (length,) of prompt ids; temperature 0 takes the likeliest symbol.
-
-        Raises:
-            ValueError: empty prompt, or a setting outside its range.
-        """
+        """Sampled continuation (length,) of prompt ids; temperature 0: the likeliest. ValueError: a bad setting."""
         if len(prompt) == 0 or length < 1:
             raise ValueError("generation needs a prompt of one symbol or more and a length of 1 or more")
         if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
@@ -216,8 +213,7 @@ class Generator:
         prompt = np.asarray(prompt, np.int32)[-self.config.context :]
         ints = [tf.constant(int(n), tf.int32) for n in (length, top_k, seed)]
         floats = [tf.constant(float(x), tf.float32) for x in (temperature, top_p)]
-        ids = self.write(tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2])
-        return ids.numpy()[len(prompt) :]
+        return self.write(tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2]).numpy()[len(prompt) :]
 
 
 def choose(scores, temperature, top_k, top_p, seed):

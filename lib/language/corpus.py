@@ -3,8 +3,6 @@
 A book is cut into three contiguous parts (80 / 10 / 10) at blank lines; the vocabulary is learned from the
 training parts only. A tokeniser is a list of pieces and a rule that cuts text into them; a chunk that is no
 piece is spelled with characters, so every tokeniser can write down every text made of training characters.
-Departure from the announced pipeline: that one counted words over training and validation text, read every
-book twice (raw and cleaned) and cut the parts afterwards; `announced_tokens` rebuilds it for the leak test.
 Shapes: N symbols, S steps, B windows in a batch, T symbols in a window.
 """
 
@@ -29,25 +27,29 @@ def clean(text: str) -> str:
 
 
 def split_book(text: str, shares=(0.8, 0.1)) -> dict[str, str]:
-    """Three contiguous parts, each cut moved to the next blank line.
-
-    Raises:
-        ValueError: the text is too short to give three parts that end at blank lines.
-    """
+    """Three contiguous parts, each cut moved to the next blank line. ValueError: no blank lines for the cuts."""
     cuts = [text.find("\n\n", round(len(text) * share)) for share in (shares[0], sum(shares))]
     if -1 in cuts or cuts[0] == cuts[1]:
-        raise ValueError(
-            f"a text of {len(text)} characters cannot be cut into three parts at blank lines: use a longer one"
-        )
+        raise ValueError(f"{len(text)} characters cannot be cut into three parts at blank lines: use a longer text")
     edges = [0, cuts[0] + 2, cuts[1] + 2, len(text)]
     return {part: text[a:b] for part, a, b in zip(PARTS, edges, edges[1:], strict=False)}
 
 
-def shared_grams(a: str, b: str, n: int = 20) -> float:
-    """Share of the n-grams of `a` that occur anywhere in `b`."""
-    known = {b[i : i + n] for i in range(len(b) - n + 1)}
-    count = max(len(a) - n + 1, 0)
-    return sum(a[i : i + n] in known for i in range(count)) / count if count else 0.0
+def shared_grams(a: str, b: str | set, n: int = 20) -> float:
+    """Share of the n-grams of `a` that occur anywhere in `b` (a text, or the set of its n-grams)."""
+    known, count = {b[i : i + n] for i in range(len(b) - n + 1)} if isinstance(b, str) else b, len(a) - n + 1
+    return sum(a[i : i + n] in known for i in range(count)) / max(count, 1)
+
+
+def without_repeats(parts: dict[str, str], limit: float) -> dict[str, str]:
+    """Parts that share less than `limit` of a held-out part's 20-grams: paragraphs that repeat most are dropped."""
+    kept = dict(parts)
+    for part, other in [(a, b) for a in PARTS[1:] for b in PARTS if a != b]:
+        known, pieces = {kept[other][i : i + 20] for i in range(len(kept[other]))}, kept[part].split("\n\n")
+        while shared_grams("\n\n".join(pieces), known) >= limit:
+            pieces.remove(max(pieces, key=lambda piece: shared_grams(piece, known)))
+        kept[part] = "\n\n".join(pieces)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,9 @@ class Corpus:
         return np.concatenate([self.ids(book, p) for p in earlier] or [np.zeros(0, np.int32)])
 
 
-def load(books: dict[str, str], build=characters) -> Corpus:
-    """Clean and split each book; learn the tokeniser from the training parts."""
-    parts = {name: split_book(clean(text)) for name, text in books.items()}
+def load(books: dict[str, str], build=characters, limit: float = 1.01) -> Corpus:
+    """Clean and split each book, its parts `without_repeats`; learn the tokeniser from the training parts."""
+    parts = {name: without_repeats(split_book(clean(text)), limit) for name, text in books.items()}
     return Corpus(parts, build("".join(book["train"] for book in parts.values())))
 
 
@@ -181,9 +183,6 @@ def batches(streams, steps: int, batch: int, length: int, seed: int) -> np.ndarr
         rows += [starts[k][0][starts[k][1] : starts[k][1] + length + 1] for k in order]
         needed -= len(order)
     return np.stack(rows).reshape(steps, batch, length + 1)  # (S, B, T+1)
-
-
-# ---------------------------------------------------------------- the announced word pipeline, for the leak
 
 
 def announced_tokens(texts: list[str], limit: int | None = 500_000) -> list[str]:

@@ -1,9 +1,8 @@
 """A long short-term memory (Hochreiter and Schmidhuber 1997) from basic operations, and the announced baseline.
 
 Gates in the order of Keras (input, forget, candidate, output), forget bias 1. The products with the inputs of all
-steps are one matmul; only the recurrent product runs step by step. The gradient is written by hand (one reverse
-loop, then one matmul for the recurrent weights), which costs about half of what automatic differentiation of the
-loop costs; a finite-difference test and Keras keep it honest.
+steps are one matmul; only the recurrent product runs step by step. The gradient is written by hand, which costs
+about half of what automatic differentiation of the loop costs.
 Shapes: B windows, T symbols, D width, H state units, V vocabulary.
 """
 

@@ -1,8 +1,7 @@
 """Yardsticks: unigram, modified Kneser-Ney, a copy predictor and adaptive compressors; all prices in nats.
 
-Modified interpolated Kneser-Ney after Chen and Goodman (1999): three discounts per order, continuation counts
-for every order below the highest, interpolation down to the uniform distribution. An n-gram is one 64-bit
-integer in base V, so a count table is a sorted array and a look-up is a binary search.
+Modified interpolated Kneser-Ney after Chen and Goodman (1999), down to the uniform distribution. An n-gram is one
+64-bit integer in base V, so a count table is a sorted array and a look-up is a binary search.
 Shapes: N symbols, V vocabulary, n order. `before` arrays hold the symbols that precede a scored text.
 """
 
@@ -95,6 +94,15 @@ class KneserNey:
         return -np.log(self.probabilities(contexts, ids))
 
 
+def growing_nats(streams, order: int, vocab: int, ids: np.ndarray, before: np.ndarray, block: int = 256) -> np.ndarray:
+    """Prices (N,) of a Kneser-Ney model that counts the text too, as far as it has been read in whole blocks."""
+    found = []
+    for i in range(0, len(ids), block):
+        model = KneserNey([*streams, ids[:i]] if i >= order else streams, order, vocab)
+        found.append(model.nats(ids[i : i + block], np.concatenate([before, ids[:i]])))
+    return np.concatenate(found)
+
+
 def mixed_nats(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
     """Prices of the mixture: weight on `a`, the rest on `b` (N,)."""
     return -np.logaddexp(np.log(weight) - a, np.log1p(-weight) - b)
@@ -106,10 +114,7 @@ def best_weight(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def copy_nats(train: np.ndarray, ids: np.ndarray, vocab: int, n: int = 8, trust: float = 0.95) -> np.ndarray:
-    """A predictor that learns nothing: repeat what followed the last n symbols in the training part.
-
-    It puts `trust` on that symbol (spread over the smoothed frequencies where the n symbols were never seen).
-    """
+    """A predictor that learns nothing: `trust` on what followed the last n symbols in the training part, if seen."""
     follow = {tuple(train[i : i + n]): int(train[i + n]) for i in range(len(train) - n)}
     joined = np.concatenate([train[len(train) - n :], ids])
     guess = np.array([follow.get(tuple(joined[i : i + n]), -1) for i in range(len(ids))])
@@ -118,11 +123,7 @@ def copy_nats(train: np.ndarray, ids: np.ndarray, vocab: int, n: int = 8, trust:
 
 
 def adaptive_bits(coder: str, train: str, text: str) -> float:
-    """Bits per character of `text` after `train` for an adaptive coder: C(train + text) - C(train).
-
-    Raises:
-        ValueError: unknown coder.
-    """
+    """Bits per character of `text` after `train` for xz or bzip2: C(train + text) - C(train); else ValueError."""
     coders = {"xz": lambda b: lzma.compress(b, preset=9 | lzma.PRESET_EXTREME), "bzip2": bz2.compress}
     if coder not in coders:
         raise ValueError(f"unknown coder {coder!r}: use one of {sorted(coders)}")

@@ -1,8 +1,7 @@
 """Muon for matrices, Adam for the rest, and the schedule of their rates.
 
 Muon (Jordan et al. 2024): momentum, then five Newton-Schulz steps towards the nearest orthogonal matrix; matrices of
-equal shape go through them together. Adam after Kingma and Ba (2015), weight decay decoupled (Loshchilov and Hutter
-2019). Rates rise linearly, then fall linearly to zero.
+equal shape go through them together. Adam after Kingma and Ba (2015). Rates rise, then fall linearly to zero.
 """
 
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ class Recipe:
     batch: int = 16
     adam: float = 3e-3
     muon: float = 0.02
-    decay: float = 0.0
     warmup: float = 0.05  # share of the steps
+    average: float = 0.0  # decay at each hundredth of the steps of the mean weights (second half); 0: last weights
 
 
 def orthogonal(g):
@@ -52,12 +51,12 @@ class Optimiser:
             self._muon(shape, names, tf.stack([grads[n] for n in names]), scale)
 
     def _adam(self, grads, scale, t):
-        rate, decay = self.recipe.adam * scale, self.recipe.decay
+        rate = self.recipe.adam * scale
         for name, g in grads.items():
             first = self.slots[f"first.{name}"].assign(0.9 * self.slots[f"first.{name}"] + 0.1 * g)
             second = self.slots[f"second.{name}"].assign(0.98 * self.slots[f"second.{name}"] + 0.02 * g * g)
             step = first / (1 - 0.9**t) / (tf.sqrt(second / (1 - 0.98**t)) + 1e-8)
-            self.params[name].assign_sub(rate * (step + decay * self.params[name]))
+            self.params[name].assign_sub(rate * step)
 
     def _muon(self, shape, names, g, scale):
         slots = [self.slots[f"first.{n}"] for n in names]
@@ -69,7 +68,7 @@ class Optimiser:
         rate = self.recipe.muon * scale
         for i, name in enumerate(names):
             slots[i].assign(momentum[i])
-            self.params[name].assign_sub(rate * (x[i] + self.recipe.decay * self.params[name]))
+            self.params[name].assign_sub(rate * x[i])
 
 
 def schedule(recipe: Recipe) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from lib.language import causal, lstm
-from lib.language.optimiser import Optimiser, Recipe
 from lib.language.symbols import Config
 
 CORES = {"attention": causal, "lstm": lstm}
@@ -29,11 +28,7 @@ def nats_of(params, windows, config: Config, seed=None):
 
 
 def windows_over(ids, before, length: int, stride: int):
-    """Windows (K, T+1) whose last `stride` symbols tile the text; `before` supplies the earlier context.
-
-    Raises:
-        ValueError: fewer than T + 1 symbols stand before the text.
-    """
+    """Windows (K, T+1) whose last `stride` symbols tile the text; ValueError: fewer than T + 1 symbols in `before`."""
     if len(before) <= length:
         raise ValueError(f"pricing needs {length + 1} symbols before the text, found {len(before)}")
     joined = np.concatenate([before[len(before) - length - 1 :], ids]).astype(np.int32)
@@ -61,21 +56,41 @@ def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 6
     return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
-def adaptive_prices(arrays, config: Config, ids, before, recipe: Recipe, stride: int = 64) -> np.ndarray:
-    """Dynamic evaluation (Krause et al. 2018): price `stride` symbols, then take one training step on them."""
-    params = {name: tf.Variable(a) for name, a in arrays.items()}
-    optimiser = Optimiser(params, recipe)
-    names = [n for n in params if not n.startswith("frozen")]
+def adaptive_prices(arrays, config: Config, texts, train, rate: float, stride: int = 32) -> list[np.ndarray]:
+    """Dynamic evaluation (Krause et al. 2018) of texts (ids, before): price `stride` symbols, then step on them.
+
+    A weight moves by rate x gradient / (r + mean of r), r its root mean square gradient on windows `train` (K, T+1).
+    """
+    params = {name: tf.Variable(a) for name, a in arrays.items() if not name.startswith("frozen")}
+    scales, fixed = {n: tf.Variable(tf.zeros_like(v)) for n, v in params.items()}, arrays | params
+
+    def gradients(window):
+        with tf.GradientTape() as tape:
+            nats = nats_of(fixed, window, config)
+            loss = tf.reduce_mean(nats[:, -stride:])
+        return nats[0], zip(params, map(tf.convert_to_tensor, tape.gradient(loss, list(params.values()))), strict=True)
+
+    @tf.function(autograph=False)
+    def measure(window):
+        for name, g in gradients(window)[1]:
+            scales[name].assign_add(tf.square(g) / len(train))
 
     @tf.function(autograph=False, jit_compile=config.kind == "attention")
-    def step(window, index):
-        with tf.GradientTape() as tape:
-            nats = nats_of(params, window, config)
-            loss = tf.reduce_mean(nats[:, -stride:])
-        grads = tape.gradient(loss, [params[n] for n in names])
-        optimiser.apply(dict(zip(names, grads, strict=True)), 1.0, index)
-        return nats[0]
+    def read(window):
+        nats, grads = gradients(window)
+        for name, g in grads:
+            params[name].assign_sub(scales[name] * g)
+        return nats
 
-    rows = windows_over(ids, before, config.context, stride)
-    found = [step(tf.constant(row[None]), tf.constant(i)).numpy() for i, row in enumerate(rows)]
-    return _tile(np.stack(found), len(ids), stride)
+    for row in train:
+        measure(tf.constant(row[None]))
+    for scale in scales.values():
+        scale.assign(tf.math.divide_no_nan(rate, tf.sqrt(scale) + tf.reduce_mean(tf.sqrt(scale))))
+    found = []
+    for ids, before in texts:
+        for name, variable in params.items():
+            variable.assign(arrays[name])
+        windows = windows_over(ids, before, config.context, stride)
+        rows = [read(tf.constant(row[None])) for row in windows]
+        found.append(_tile(np.stack(rows), len(ids), stride))
+    return found

@@ -1,6 +1,6 @@
 """One training loop for every network of this wing, its saved state, and the arms of notebooks 04 and 05.
 
-Runs are limited by steps, never by time, and repeat bit by bit on the same machine with the same number of threads.
+Runs are limited by steps, never by time, and repeat bit by bit on the same machine and number of threads.
 `python -m lib.language.training --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
 your own (UTF-8, with blank lines), cut 80 / 10 / 10 like the books.
 Shapes: S steps, B windows, T symbols.
@@ -51,19 +51,24 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
     """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
 
     With a `checkpoint` path the state is written every `every` steps, and a run that was stopped goes on from
-    there to the same bits; the masks of step i depend on (seed, i) alone.
+    there to the same bits; the masks of step i depend on (seed, i) alone. See `Recipe.average` for the result.
     """
     optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
-    state = {f"param.{n}": v for n, v in params.items()} | optimiser.slots
+    means = {n: tf.Variable(v) for n, v in params.items()} if recipe.average else {}
+    state = {f"param.{n}": v for n, v in params.items()} | {f"mean.{n}": v for n, v in means.items()} | optimiser.slots
     done = _resume(checkpoint, state, losses) if checkpoint else 0
     step = make_step(params, loss_of, optimiser, compiled)
     for i in range(done, recipe.steps):
         losses[i] = step(tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i))
         if not np.isfinite(losses[i]):
             raise UserError(f"step {i + 1}: the loss is {losses[i]}; a checkpoint, if there is one, is of a good state")
+        for n, mean in means.items() if (i + 1) % max(1, recipe.steps // 100) == 0 else ():
+            mean.assign_add((1 - recipe.average * (2 * i > recipe.steps)) * (params[n] - mean))
         if checkpoint and (i + 1) % every == 0:
             arrays = {n: v.numpy() for n, v in state.items()}
             save_arrays(checkpoint, arrays | {"losses": losses, "done": np.array([i + 1])})
+    for n, mean in means.items():
+        params[n].assign(mean)
     return losses
 
 
@@ -116,7 +121,7 @@ def arms(p, vocab: int) -> dict[str, Arm]:
     grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
     base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout)
     memory = replace(base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout)
-    main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.decay, p.warmup)
+    main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.warmup, p.average)
     small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0.0)
     short = replace(main, steps=p.small_steps)
     switches = {
@@ -129,11 +134,11 @@ def arms(p, vocab: int) -> dict[str, Arm]:
         "no-positions": {"positions": "none"},
         "n-gram-inputs": {"grams": grams},
     }
-    found = {"attention": Arm(base, main, adapt=True)}
-    found["lstm"] = Arm(memory, replace(main, steps=p.lstm_steps, muon=p.lstm_muon, adam=p.lstm_adam), adapt=True)
+    race = ("attention", base, main), ("lstm", memory, replace(main, steps=p.lstm_steps))
+    found = {name: Arm(config, recipe, adapt=True) for name, config, recipe in race}
     found |= {name: Arm(replace(small, **change), short) for name, change in switches.items()}
-    found["adam"] = Arm(small, replace(short, muon=0.0))
-    return found | {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
+    found |= {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
+    return found | {"adam": Arm(small, replace(short, muon=0.0))}
 
 
 def setup(threads: int) -> None:
@@ -149,21 +154,19 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     params = {name: tf.Variable(a) for name, a in network(config).init(config, seed).items()}
     streams = [library.ids(book, "train") for book in arm.books]
     windows = corpus.batches(streams, recipe.steps, recipe.batch, config.context, seed)
-
-    def loss_of(arrays, rows, key):
-        return tf.reduce_mean(nats_of(arrays, rows, config, key))
-
     checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
-    losses = fit(params, loss_of, recipe, windows, seed, config.kind == "attention", checkpoint)
+    price = lambda params, rows, key: tf.reduce_mean(nats_of(params, rows, config, key))  # noqa: E731
+    compiled = config.kind == "attention" and recipe.steps >= 300  # compiling takes about 10 s, an LSTM gains nothing
+    losses = fit(params, price, recipe, windows, seed, compiled, checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
-    adapt = replace(recipe, adam=p.adapt_adam, muon=p.adapt_muon, decay=0.0)
-    for book, part in [(b, part) for b in library.parts for part in ("val", "test")]:
-        text = library.ids(book, part), library.before(book, part)
-        if book in FAR and part == "val":
-            continue
-        found[f"{book}.{part}"] = prices(params, config, *text, stride=p.stride)
-        if arm.adapt and part == "test" and book not in FAR:
-            found[f"{book}.{part}.adaptive"] = adaptive_prices(arrays, config, *text, adapt, p.adapt_stride)
+    sample = corpus.batches(streams, 100, 1, config.context, seed)[:, 0]  # (100, T+1), for the scale of gradients
+    kept = [(b, part) for b in library.parts for part in ("val", "test") if b not in FAR or part == "test"]
+    texts = {f"{b}.{part}": (library.ids(b, part), library.before(b, part)) for b, part in kept}
+    found |= {name: prices(params, config, *text, stride=p.stride) for name, text in texts.items()}
+    if arm.adapt:
+        near = {f"{name}.adaptive": text for name, text in texts.items() if name.split(".")[0] not in FAR}
+        moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.adapt_stride)
+        found |= dict(zip(near, moved, strict=True))
     save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
     checkpoint.unlink(missing_ok=True)
@@ -171,7 +174,7 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
 
 def library_of(texts: dict[str, str]) -> corpus.Corpus:
     """All four books; the vocabulary from the training parts of the two that arms train on."""
-    known = corpus.load({book: texts[book] for book in BOOKS})
+    known = corpus.load({book: texts[book] for book in BOOKS}, limit=0.01)
     far = {book: corpus.split_book(corpus.clean(texts[book])) for book in FAR}
     return replace(known, parts=known.parts | far)
 
@@ -206,14 +209,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a folder per arm and seed goes here")
     options = parser.parse_args(arguments)
     try:
-        _train(options, settings.load(options.profile))
+        return _train(options, settings.load(options.profile))
     except (UserError, ValueError, OSError) as error:
         print(f"lib.language.training: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
-def _train(options, chosen) -> None:
+def _train(options, chosen) -> int:
     own = {options.text.stem: read_text(options.text)} if options.text else None
     library = corpus.load(own) if own else library_of(data.books())
     known = arms(chosen.language, len(library.tokeniser))
@@ -224,6 +226,7 @@ def _train(options, chosen) -> None:
     for name in names:
         arm = known[name]._replace(books=tuple(own)) if own else known[name]
         run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
+    return 0
 
 
 def ship(run: Path) -> Path:
@@ -235,11 +238,7 @@ def ship(run: Path) -> Path:
 
 
 def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
-    """The prompt and its continuation by a saved attention model (the shipped one without a path).
-
-    Raises:
-        UserError: no such model, an unknown character in the prompt, an empty prompt, a setting out of range.
-    """
+    """The prompt and what a saved model writes on; UserError: no model, unknown character, no prompt, bad setting."""
     if max(len(prompt), length) > LONGEST:
         raise UserError(f"a prompt or a length of {max(len(prompt), length):,} characters; allowed are {LONGEST:,}")
     arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")

@@ -91,16 +91,16 @@ TEXTS = {
 def table(record: dict) -> str:
     """The costs for readers, a row each, with the power law through the two largest counts continued to 10,000."""
     counts = record["counts"]
-    lines = [
-        "| what | " + " | ".join(f"{count:,} stages" for count in counts) + " | growth | 10,000 stages, on paper |"
-    ]
-    lines.append("|---" * (len(counts) + 3) + "|")
+    lines = [["what", *(f"{count:,} stages" for count in counts), "growth", "10,000 stages, on paper"]]
+    lines.append(["---"] * len(lines[0]))
     for name, text in TEXTS.items():
         values = [record["metrics"][f"dvc_{name}_{count}"]["value"] for count in counts]
-        power = math.log(values[-1] / values[-2]) / math.log(counts[-1] / counts[-2])
-        cells = [shown(name, value) for value in [*values, values[-1] * (10_000 / counts[-1]) ** power]]
-        lines.append(f"| {text} | {' | '.join(cells[:-1])} | n^{power:.2f} | {cells[-1]} |")
-    return "\n".join(lines)
+        paper = ["not known from one count", "–"]
+        if len(counts) > 1:
+            power = math.log(values[-1] / values[-2]) / math.log(counts[-1] / counts[-2])
+            paper = [f"n^{power:.2f}", shown(name, values[-1] * (10_000 / counts[-1]) ** power)]
+        lines.append([text, *(shown(name, value) for value in values), *paper])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def shown(name: str, value: float) -> str:

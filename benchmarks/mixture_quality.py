@@ -1,19 +1,25 @@
-"""What the shipped mixture is worth: `python benchmarks/mixture_quality.py [cifar plans levels photos]`.
+"""What the shipped mixture is worth: `python benchmarks/mixture_quality.py [arms plans levels anchors costs photos]`.
 
-Needs the full test set (`python -m lib data fetch`) and the weights in models/. All 10,000 test images at sigma 0.2
-clamped; windows sent elsewhere than the router would; noise levels from 0.05 to 0.5; whole photographs that
-scikit-image brings along. About a minute of one thread. Writes benchmarks/mixture_quality.json; with names of parts,
-only those are measured again.
+Needs all of CIFAR-10 (`python -m lib data fetch`) and the weights in models/: ours, and its controls of equal CPU
+seconds of training. All 10,000 test images at sigma 0.2 clamped; windows sent elsewhere than the router would; noise
+levels from 0.05 to 0.5; classical filters; operations and milliseconds; whole photographs that scikit-image brings
+along. About eight minutes of one thread. Writes benchmarks/mixture_quality.json and the figures of the model card;
+with names of parts, only those are measured again.
 """
 
 import json
+import re
+import statistics
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage import data as photographs
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -22,9 +28,17 @@ from lib import data, evidence, files, metrics, params
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 
-SIGMA, LEVELS, SEED = 0.2, (0.05, 0.1, 0.3, 0.5), 0
+SIGMA, LEVELS, SEED = 0.2, (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), 0
 PLANS = ("learned", "random", "fixed", "all", "none")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
+WEIGHTS = {arm: ROOT / "models" / f"mixture_{name}.safetensors"
+           for arm, name in (("ours", "denoiser"), ("unet", "unet"), ("ours_random", "random"))}  # fmt: skip
+WHAT = {
+    "ours": "ours",
+    "unet": "no attention, equal CPU seconds",
+    "ours_random": "windows routed at random, in training too",
+}
+FEW = 1000  # test images, where a filter or a level is slow
 
 
 def restore(model, noisy, sigma, how="learned"):
@@ -34,89 +48,236 @@ def restore(model, noisy, sigma, how="learned"):
 
 
 def decibels(values, what, **options):
-    """A metric of PSNR values, one per image."""
-    return evidence.metric(evidence.bootstrap_mean(values), unit="dB", band=0.02, what=what, **options)
+    """A metric of PSNR values or of their differences, one per image."""
+    mean = values if isinstance(values, evidence.Interval) else evidence.bootstrap_mean(values)
+    return evidence.metric(mean, unit="dB", band=0.02, what=what, **options)
 
 
-def cifar(model, clean, noise_seed):
-    """Ours on all test images."""
+def arms(models, clean, noise_seed):
+    """Ours (three noise seeds) and its controls (the first of them) on all test images."""
+    what, out, psnr = "10,000 test images, sigma 0.2 clamped", {}, {}
     noisy = data.add_noise(clean, SIGMA, noise_seed)
-    image = restore(model, noisy, SIGMA)
-    what = "shipped weights, 10,000 test images, sigma 0.2 clamped"
-    pooled, few = metrics.pooled_psnr(clean, image), len(clean) // 5
-    ssim = evidence.bootstrap_mean(metrics.ssim(clean[:few], image[:few]))
+    for arm, model in models.items():
+        image = restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing)
+        psnr[arm], pooled = metrics.psnr(clean, image), metrics.pooled_psnr(clean, image)
+        out[f"mixture_full_{arm}_psnr_db"] = decibels(psnr[arm], f"PSNR, {WHAT[arm]}, {what}")
+        out[f"mixture_full_{arm}_psnr_pooled_db"] = evidence.metric(
+            pooled, unit="dB", n=len(clean), band=0.02, what=f"PSNR of the mean squared error, {WHAT[arm]}, {what}"
+        )
+        ssim = evidence.bootstrap_mean(metrics.ssim(clean, image))
+        out[f"mixture_full_{arm}_ssim"] = evidence.metric(ssim, band=0.002, what=f"SSIM, {WHAT[arm]}, {what}")
+        out[f"mixture_full_{arm}_params"] = evidence.metric(denoiser.parameters(model), n=1, what=WHAT[arm])
+    for seed in (noise_seed + 2, noise_seed + 3):  # noise_seed + 1 is that of the validation images
+        psnr[seed] = metrics.psnr(clean, restore(models["ours"], data.add_noise(clean, SIGMA, seed), SIGMA))
+    three = np.mean([psnr["ours"], psnr[noise_seed + 2], psnr[noise_seed + 3]], axis=0)
+    out["mixture_cpu10_psnr_db"] = decibels(three, f"PSNR, ours, shipped weights, 3 noise seeds, {what}", headline=True)
+    out["mixture_full_noisy_psnr_db"] = decibels(metrics.psnr(clean, noisy), f"PSNR, noisy input, {what}")
+    for name, other in (("over_unet", "unet"), ("router_gain", "ours_random")):
+        if other in psnr:
+            gain = evidence.paired_difference(psnr["ours"], psnr[other])
+            out[f"mixture_full_{name}_db"] = decibels(gain, f"PSNR of ours minus {WHAT[other]}, {what}")
+    return out | until_announced()
+
+
+def until_announced():
+    """CPU seconds of the shipped training until its validation images first passed the announced quality."""
+    _, about = denoiser.load_tensors(WEIGHTS["ours"])
+    steps = about["config"]["steps"]
+    passed = next((step for step, value in about["val_psnr"] if value > 25.12), steps)
+    every = about["config"]["val_every"]
+    what = f"CPU seconds of training until 500 validation images, looked at every {every:,} steps, pass 25.12 dB"
+    seconds = about["cpu_seconds"]
     return {
-        "mixture_cpu10_psnr_db": decibels(metrics.psnr(clean, image), f"PSNR, ours, {what}", headline=True),
-        "mixture_full_noisy_psnr_db": decibels(metrics.psnr(clean, noisy), f"PSNR, noisy input, {what}"),
-        "mixture_full_psnr_pooled_db": evidence.metric(
-            pooled, unit="dB", n=len(clean), band=0.02, what=f"PSNR of the mean squared error, ours, {what}"
+        "mixture_seconds_to_2512": evidence.metric(
+            passed / steps * seconds, unit="CPU s", n=1, what=what, headline=True
         ),
-        "mixture_full_ssim": evidence.metric(ssim, band=0.002, what=f"SSIM, ours, first {few:,} test images"),
+        "mixture_training_seconds": evidence.metric(
+            seconds, unit="CPU s", n=1, what=f"training of ours, {steps:,} steps"
+        ),
     }
 
 
-def plans(model, clean, noise_seed):
-    """What becomes of ours when its windows are routed otherwise."""
+def plans(models, clean, noise_seed):
+    """What becomes of ours when its windows are routed otherwise than in its training."""
+    clean = clean[: 2 * FEW]
     noisy = data.add_noise(clean, SIGMA, noise_seed)
-    psnr = {how: metrics.psnr(clean, restore(model, noisy, SIGMA, how)) for how in PLANS}
+    psnr = {how: metrics.psnr(clean, restore(models["ours"], noisy, SIGMA, how)) for how in PLANS}
     out = {}
     for how in PLANS[1:]:
         gain = evidence.paired_difference(psnr[how], psnr["learned"])
-        what = f"PSNR change of ours when windows are routed: {how}; first {len(clean):,} test images"
-        out[f"mixture_full_plan_{how}_db"] = evidence.metric(gain, unit="dB", band=0.02, what=what)
+        what = f"PSNR change of ours when windows are routed: {how}; {len(clean):,} test images"
+        out[f"mixture_full_plan_{how}_db"] = decibels(gain, what)
     return out
 
 
-def levels(model, clean, noise_seed):
-    """Ours and the noisy input by noise level."""
+def levels(models, clean, noise_seed):
+    """Ours, the control and the noisy input by noise level."""
     out = {}
     for sigma in LEVELS:
-        noisy, key = data.add_noise(clean, sigma, noise_seed), round(100 * sigma)
-        found = {"ours": metrics.psnr(clean, restore(model, noisy, sigma)), "noisy": metrics.psnr(clean, noisy)}
-        for name, values in found.items():
-            what = f"PSNR, {name}, sigma {sigma} clamped, first {len(clean):,} test images"
-            out[f"mixture_level_{name}_psnr_db_{key}"] = decibels(values, what)
+        noisy, key = data.add_noise(clean[:FEW], sigma, noise_seed), round(100 * sigma)
+        found = {arm: restore(models[arm], noisy, sigma) for arm in ("ours", "unet")} | {"noisy": noisy}
+        for name, image in found.items():
+            what = f"PSNR, {name}, sigma {sigma} clamped, first {FEW:,} test images"
+            out[f"mixture_level_{name}_psnr_db_{key}"] = decibels(metrics.psnr(clean[:FEW], image), what)
     return out
 
 
-def photos(model, noise_seed):
+def pixels(function, **options):
+    """A filter of scikit-image for one image (H, W, 3), as a function of images (N, 3, H, W) and one strength."""
+
+    def filtered(noisy, strength):
+        out = [function(image.transpose(1, 2, 0), strength, channel_axis=2, **options) for image in noisy]
+        return np.clip(np.stack(out).transpose(0, 3, 1, 2), 0, 1).astype(np.float32)
+
+    return filtered
+
+
+FILTERS = {
+    "blur": (lambda noisy, s: gaussian_filter(noisy, (0, 0, s, s)), (0.75, 1.0, 1.25), "Gaussian blur"),
+    "tv": (pixels(denoise_tv_chambolle), (0.1, 0.125, 0.15), "total variation, Chambolle"),
+    "wavelet": (
+        pixels(denoise_wavelet, wavelet="sym4", wavelet_levels=3, convert2ycbcr=True, method="BayesShrink"),
+        (0.16, 0.17, 0.18, 0.19, 0.2),
+        "wavelet shrinkage, BayesShrink, sym4, 3 levels, YCbCr",
+    ),
+    "nlm": (
+        pixels(lambda image, h, **rest: denoise_nl_means(image, 5, 7, h, sigma=SIGMA, **rest)),
+        (0.03, 0.045, 0.06, 0.08, 0.1),
+        "non-local means, 5 x 5 patches, radius 7",
+    ),
+}
+
+
+def wiener(images, noise_seed):
+    """The affine map that is best on noisy training images (ridge 1e-4): 9.4 million numbers, no network."""
+    noisy = np.concatenate(
+        [data.add_noise(part, SIGMA, noise_seed + 10 + i) for i, part in enumerate(np.split(images, 8))]
+    )
+    x, y = (torch.from_numpy(some.reshape(len(some), -1)) for some in (noisy, images))
+    centre, target = x.mean(0), y.mean(0)
+    x, y = x - centre, y - target
+    square = (x.T @ x / len(x)).double() + 1e-4 * torch.eye(x.shape[1], dtype=torch.float64)
+    matrix = torch.linalg.solve(square, (x.T @ y / len(x)).double()).float()
+    return lambda some: (
+        ((torch.from_numpy(some).flatten(1) - centre) @ matrix + target).view(some.shape).clamp(0, 1).numpy()
+    )
+
+
+def anchors(models, clean, noise_seed):
+    """Classical filters, tuned on 100 training images, and the Wiener matrix."""
+    images, _ = data.load_cifar("train", "full")
+    train = (images[data.split(len(images), SEED)[0]] / 255).astype(np.float32)
+    noisy = data.add_noise(clean[:FEW], SIGMA, noise_seed)
+    tune, out = data.add_noise(train[:100], SIGMA, noise_seed + 5), {}
+    found = {"wiener": (wiener(train, noise_seed)(noisy), "best affine map of the whole image (Wiener)")}
+    for name, (function, strengths, text) in FILTERS.items():
+        best = max(strengths, key=lambda s, f=function: metrics.psnr(train[:100], f(tune, s)).mean())
+        found[name] = function(noisy, best), f"{text}, strength {best}"
+    theirs = json.loads((ROOT / "benchmarks" / "em_cbm3d.json").read_text())["metrics"]["em_cbm3d_first100_psnr_db_20"]
+    out["mixture_anchor_cbm3d_psnr_db"] = theirs | {"what": f"{theirs['what']} (benchmarks/em_cbm3d.py)"}
+    same = data.add_noise(clean[:100], SIGMA, 11)  # images and noise of that benchmark
+    values = metrics.psnr(clean[:100], restore(models["ours"], same, SIGMA))
+    out["mixture_anchor_cbm3d_ours_psnr_db"] = decibels(values, "PSNR, ours, on the images and noise of CBM3D")
+    for name, (image, text) in found.items():
+        what = f"{text}; first {FEW:,} test images, sigma 0.2 clamped"
+        out[f"mixture_anchor_{name}_psnr_db"] = decibels(metrics.psnr(clean[:FEW], image), what)
+        ssim = evidence.bootstrap_mean(metrics.ssim(clean[:FEW], image))
+        out[f"mixture_anchor_{name}_ssim"] = evidence.metric(ssim, band=0.002, what=what)
+    return out
+
+
+def costs(models, clean, noise_seed):
+    """Multiply-adds and CPU milliseconds of a 32 x 32 image in a batch of 64, by plan; taking turns, median of 9."""
+    images, sigma = torch.from_numpy(clean[:64]), torch.full((64,), SIGMA)
+    calls = {f"plan_{how}": (models["ours"], Routing(how, torch.Generator())) for how in PLANS}
+    calls["unet"] = models["unet"], Routing()
+    times, out = {name: [] for name in calls}, {}
+    for _ in range(10):
+        for name, (model, routing) in calls.items():
+            start = time.process_time()
+            with torch.no_grad():
+                model(images, sigma, routing)
+            times[name].append((time.process_time() - start) / 64 * 1e3)
+    for name, (model, routing) in calls.items():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(images[:1], sigma[:1], routing)
+        ms = sorted(times[name][1:])
+        out[f"mixture_cost_{name}_mmac"] = evidence.metric(
+            counter.get_total_flops() / 2e6, unit="million", n=1, what=f"multiply-adds of a 32 x 32 image, {name}"
+        )
+        out[f"mixture_cost_{name}_ms"] = evidence.metric(
+            statistics.median(ms), unit="CPU ms", n=len(ms), low=ms[0], high=ms[-1], what=f"a 32 x 32 image, {name}"
+        )
+    return out
+
+
+def photos(models, clean, noise_seed):
     """Ours on whole photographs by plan: decibels, and seconds of this process."""
     out = {}
     for number, name in enumerate(PHOTOGRAPHS):
-        clean = (getattr(photographs, name)() / np.float32(255)).transpose(2, 0, 1)[None]
-        noisy = data.add_noise(np.ascontiguousarray(clean), SIGMA, noise_seed + number)
-        for how in PLANS:
+        picture = (getattr(photographs, name)() / np.float32(255)).transpose(2, 0, 1)[None]
+        noisy = data.add_noise(np.ascontiguousarray(picture), SIGMA, noise_seed + number)
+        for how in (*PLANS, "unet"):
             start = time.process_time()
-            value = metrics.psnr(clean, restore(model, noisy, SIGMA, how))[0]
+            image = restore(models["unet" if how == "unet" else "ours"], noisy, SIGMA, how.replace("unet", "learned"))
             seconds = time.process_time() - start
-            what = f"{name}, {clean.shape[3]} x {clean.shape[2]} pixels, sigma {SIGMA} clamped, windows routed: {how}"
+            size = f"{picture.shape[3]} x {picture.shape[2]} pixels"
+            what = f"{name}, {size}, sigma {SIGMA} clamped, windows routed: {how}".replace(
+                "windows routed: unet", "no attention"
+            )
+            value = metrics.psnr(picture, image)[0]
             out[f"mixture_{name}_{how}_psnr_db"] = evidence.metric(value, unit="dB", n=1, band=0.02, what=what)
             out[f"mixture_{name}_{how}_cpu_s"] = evidence.metric(seconds, unit="s", n=1, what=what)
     return out
 
 
-RECORD = ROOT / "benchmarks" / "mixture_quality.json"
+RECORD, CARD = ROOT / "benchmarks" / "mixture_quality.json", ROOT / "models" / "mixture_denoiser.md"
+PARTS = {"arms": arms, "plans": plans, "levels": levels, "anchors": anchors, "costs": costs, "photos": photos}
+
+
+def card(found):
+    """Put the measured numbers into the model card, between its two marks."""
+
+    def interval(name):
+        entry = found[name]
+        return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+    rows = [
+        f"* Ours: {interval('mixture_cpu10_psnr_db')} dB, mean over the 10,000 test images and three noise seeds; "
+        f"{found['mixture_full_ours_psnr_pooled_db']['value']:.3f} dB of the pooled error; "
+        f"SSIM {interval('mixture_full_ours_ssim')}; "
+        f"{found['mixture_training_seconds']['value']:,.0f} CPU seconds of training.",
+        f"* Above the control without attention, of equal CPU seconds: {interval('mixture_full_over_unet_db')} dB.",
+    ]
+    if "mixture_full_router_gain_db" in found:
+        rows.append(
+            f"* Above the same network routed at random, in training too: {interval('mixture_full_router_gain_db')} dB."
+        )
+    rows += [
+        f"* Windows routed otherwise after training, {how}: {interval(f'mixture_full_plan_{how}_db')} dB."
+        for how in PLANS[1:]
+    ]
+    text = CARD.read_text(encoding="utf-8")
+    marked = re.sub(
+        r"(<!-- figures -->\n).*(<!-- end -->)", lambda m: m[1] + "\n".join(rows) + "\n" + m[2], text, flags=re.S
+    )
+    CARD.write_text(marked, encoding="utf-8")
 
 
 def main():
     torch.set_num_threads(1)
     noise_seed = params.load("full").noise_seed
-    model = denoiser.load_weights(ROOT / "models" / "mixture_denoiser.safetensors", "ours")
+    models = {arm: denoiser.load_weights(path, arm) for arm, path in WEIGHTS.items() if path.is_file()}
     test, _ = data.load_cifar("test", "full")
     clean = (test / 255).astype(np.float32)
-    parts = {
-        "cifar": lambda: cifar(model, clean, noise_seed),
-        "plans": lambda: plans(model, clean[:2000], noise_seed),
-        "levels": lambda: levels(model, clean[:1000], noise_seed),
-        "photos": lambda: photos(model, noise_seed),
-    }
     out = json.loads(RECORD.read_text())["metrics"] if sys.argv[1:] and RECORD.is_file() else {}
-    for name in sys.argv[1:] or parts:
-        found = parts[name]()
+    for name in sys.argv[1:] or PARTS:
+        found = PARTS[name](models, clean, noise_seed)
         print({name: round(entry["value"], 4) for name, entry in found.items()}, flush=True)
         out |= found
-    run = {"device": "cpu", "seed": SEED, "threads": 1, **evidence.environment()}
-    files.write_json(RECORD, {"study": "mixture_quality", "metrics": out, "run": run})
+        run = {"device": "cpu", "seed": SEED, "threads": 1, **evidence.environment()}
+        files.write_json(RECORD, {"study": "mixture_quality", "metrics": out, "run": run})
+    card(out)
 
 
 if __name__ == "__main__":

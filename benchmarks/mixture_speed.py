@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference_mixture import Reference
 
-from lib import evidence, files
+from lib import evidence, files, params
 from lib.mixture import denoiser, experts, windows
 
 TOKENS, BLOCK, REACH, HEADS, WIDTH = (256, 1024, 4096, 16384), 64, 2, 4, 128
@@ -74,7 +75,37 @@ def announced_layer() -> dict:
         text = f"announced mixture layer, {what}: naive gather over ours, 64 images"
         out[f"announced_{key}_speedup"] = ratio(times["slow"], times["fast"], text, headline=key == "step")
         out[f"announced_{key}_ms"] = milliseconds(times["fast"], f"announced mixture layer, {what}, 64 images, ours")
-    return out
+    return out | operations()
+
+
+def operations() -> dict:
+    """Multiply-adds of the announced experts: by number of tokens, and against one dense expert."""
+
+    def count(function, *tensors) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            function(*tensors)
+        return counter.get_total_flops()
+
+    def layer(*kept) -> float:
+        # q, k, v and output of 256 tokens of width 128; all scores; the sums over the kept keys
+        return sum(4 * 256 * 128**2 + 256 * 256 * 128 + 256 * k * 128 for k in kept)
+
+    recipe, kept = params.load("full").announced, {"batch": 64, "epochs": 30, "learning_rate": 1e-3}
+    kept |= {"weight_decay": 1e-4, "clip": 1.0, "balance": 0.01}
+    weights = 4e-6 * denoiser.parameters(denoiser.build("announced", 0))
+    budgets = (32, 64, 128)
+    few, many = (count(experts.attend, *torch.zeros(3, 1, 4, tokens, 32), 32) for tokens in (64, 256))
+    values = {
+        "announced_recipe_values": (sum(getattr(recipe, k) == v for k, v in kept.items()), "of six announced values"),
+        "announced_weights_mb": (weights, "MB, four bytes for each parameter"),
+        "announced_sparse_experts": (sum(k < 64 for k in budgets), "experts that leave out a key at 64 tokens"),
+        "announced_attention_growth": (many / few, "operations of k = 32 attention, 256 over 64 tokens; 4 is linear"),
+        "announced_flops_over_dense_256": (
+            layer(*budgets) / layer(256),
+            "operations, 3 experts over a dense one, N = 256",
+        ),
+    }
+    return {name: evidence.metric(value, n=1, what=what) for name, (value, what) in values.items()}
 
 
 def inputs(tokens: int, grad: bool):

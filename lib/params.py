@@ -97,6 +97,8 @@ class Mixture(Section):
     varied: Share
     flips: bool
     bf16: bool
+    logarithm: bool
+    whole: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["trapezoid"]
     cooling: Share
     train_images: Count

@@ -58,7 +58,11 @@ def gradient_pairs(fast: MixtureAttention, slow: Reference):
     yield fast.experts.out_bias.grad, torch.stack([e.out.bias.grad for e in slow.experts])
 
 
-def masked_dense(q, k, v, chosen, own, heads, bias=None):
+def sign(number):
+    return (number > 0) - (number < 0)
+
+
+def masked_dense(q, k, v, chosen, own, heads, bias=None, across=1):
     """Block attention from all pairs of tokens and a mask; shapes as in lib.mixture.windows.block_attention."""
     b, m, t, c = k.shape
     split = [x.reshape(b, -1, heads, c // heads).transpose(1, 2) for x in (q, k, v)]  # (B, H, tokens, d)
@@ -70,8 +74,10 @@ def masked_dense(q, k, v, chosen, own, heads, bias=None):
                 columns = slice(other * t, (other + 1) * t)
                 if other not in chosen[image, block]:
                     scores[image, :, rows, columns] = float("-inf")
-                elif other == own[image, block] and bias is not None:
-                    scores[image, :, rows, columns] += bias
+                elif bias is not None:
+                    mine = int(own[image, block])
+                    down, right = sign(other // across - mine // across), sign(other % across - mine % across)
+                    scores[image, :, rows, columns] += bias[3 * (down + 1) + right + 1]
     return (scores.softmax(-1) @ split[2]).transpose(1, 2).reshape(q.shape)
 
 
@@ -90,6 +96,7 @@ def slow_routed(block, image, order, first, second):
             own = torch.tensor([[w]])
             q = expert.q(normed[b : b + 1, w : w + 1])
             chosen = choose_blocks(q, k, own, reach)
-            mixed = expert.out(masked_dense(q, k, v, chosen, own, expert.heads, expert.bias[:, expert.offset]))[0, 0]
+            bias, across = expert.bias[:, expert.offset].transpose(0, 1), image.shape[3] // block.t
+            mixed = expert.out(masked_dense(q, k, v, chosen, own, expert.heads, bias, across))[0, 0]
             result[b, w] = windows[b, w] + mixed + block.ffn(block.norm2(windows[b, w] + mixed))
     return result

@@ -212,4 +212,5 @@ def test_no_path_or_host_of_a_machine_stands_in_a_tracked_file():
 
 def test_nothing_is_left_to_be_done():
     pattern = re.compile("|".join((r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b", r"\bXX" + r"X\b", "<<<" + "<<<<")))
-    assert not [short(path) for path in tracked() if pattern.search(path.read_text(encoding="utf-8"))]
+    pixels = re.compile(r'"image/png": "[^"]*"')  # base64 in an executed notebook spells anything by chance
+    assert not [short(path) for path in tracked() if pattern.search(pixels.sub("", path.read_text(encoding="utf-8")))]

@@ -26,7 +26,7 @@ from lib.mixture.experts import LEARNED, MixtureAttention, Routing
 from lib.mixture.network import Trunk
 from lib.params import UserError
 
-OUTER = ("stem", "head", "level", "mixture.router")  # parts of our network that AdamW trains
+OUTER = ("stem", "head", "level", "film", "router")  # parts of our network that AdamW trains
 
 
 class Block(nn.Module):
@@ -48,16 +48,9 @@ class Announced(nn.Module):
     """The announced mixture denoiser. It knows no noise level; `sigma` is taken and not used."""
 
     def __init__(
-        self,
-        width: int = 128,
-        heads: int = 4,
-        keep: tuple[int, ...] = (32, 64, 128),
-        hidden: int = 256,
-        blocks: int = 2,
-        size: int = 32,
-        patch: int = 4,
-        clamp_training: bool = True,
-    ):
+        self, width: int = 128, heads: int = 4, keep: tuple[int, ...] = (32, 64, 128), hidden: int = 256,
+        blocks: int = 2, size: int = 32, patch: int = 4, clamp_training: bool = True
+    ):  # fmt: skip
         super().__init__()
         self.clamp_training, self.tokens, self.size = clamp_training, size // patch, size
         self.embed = nn.Conv2d(3, width, patch, stride=patch)
@@ -84,10 +77,11 @@ class Announced(nn.Module):
 
 
 class Arm(NamedTuple):
-    """A network and how its windows are routed, in training and after it."""
+    """A network, how its windows are routed in training and after it, and its steps for the CPU seconds of ours."""
 
     network: Callable[[], nn.Module]
     routing: str = "learned"
+    pace: float = 1.0
 
 
 ARMS = {
@@ -96,7 +90,7 @@ ARMS = {
     "ours": Arm(lambda: Trunk(routed=True)),
     "ours_random": Arm(lambda: Trunk(routed=True), "random"),
     "ours_fixed": Arm(lambda: Trunk(routed=True), "fixed"),
-    "unet": Arm(lambda: Trunk(routed=False)),
+    "unet": Arm(lambda: Trunk(routed=False), pace=1.35),
 }
 
 
@@ -111,7 +105,7 @@ def build(arm: str, seed: int) -> nn.Module:
 
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     """Convolutions and linear layers between the first and the last: what Muon trains."""
-    parts = [part for name, part in model.named_modules() if not name.startswith(OUTER) and "film" not in name]
+    parts = [part for name, part in model.named_modules() if not any(outer in name for outer in OUTER)]
     layers = [p for p in parts if isinstance(p, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
     return [layer.weight for layer in layers]
 
@@ -171,11 +165,7 @@ def load_weights(path: Path | str, arm: str | None = None) -> nn.Module:
 
 @torch.no_grad()
 def denoise(
-    model: nn.Module,
-    images: Tensor,
-    sigma: float = 0.2,
-    batch: int = 250,
-    routing: Routing = LEARNED,
+    model: nn.Module, images: Tensor, sigma: float = 0.2, batch: int = 250, routing: Routing = LEARNED
 ) -> Tensor:
     """Denoise images (N, 3, H, W), float in [0, 1] -> the same shape, on the images' device."""
     device = next(model.parameters()).device
@@ -194,22 +184,15 @@ def gate_statistics(model: nn.Module, images: Tensor, batch: int = 250) -> list[
     """How the router of each block uses its experts on images (N, 3, H, W).
 
     Returns, per block: `mean` (E,) soft share, `argmax` (E,) share of tokens whose largest gate it is, `entropy`
-    of a token's gates in percent of its maximum ln E, `low` and `high` the extreme gates.
+    of a token's gates in percent of its maximum ln E.
     """
-    batches = [model(part)[1] for part in images.split(batch)]
-    return [_gate_summary(torch.cat(gates).flatten(0, 1)) for gates in zip(*batches, strict=True)]
-
-
-def _gate_summary(gates: Tensor) -> dict:
-    experts = gates.shape[1]
-    entropy = torch.special.entr(gates).sum(1).mean()
-    return {
-        "mean": gates.double().mean(0).tolist(),
-        "argmax": (gates.argmax(1).bincount(minlength=experts) / len(gates)).tolist(),
-        "entropy": 100 * entropy.item() / math.log(experts),
-        "low": gates.min().item(),
-        "high": gates.max().item(),
-    }
+    batches, summary = [model(part)[1] for part in images.split(batch)], []
+    for block in zip(*batches, strict=True):
+        gates = torch.cat(block).flatten(0, 1)  # (tokens, E)
+        entropy = 100 * torch.special.entr(gates).sum(1).mean().item() / math.log(gates.shape[1])
+        largest = gates.argmax(1).bincount(minlength=gates.shape[1]) / len(gates)
+        summary.append({"mean": gates.double().mean(0).tolist(), "argmax": largest.tolist(), "entropy": entropy})
+    return summary
 
 
 @torch.no_grad()

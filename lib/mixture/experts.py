@@ -20,10 +20,11 @@ ROUTINGS = ("learned", "uniform", "shuffled", "hard")
 
 
 class Routing(NamedTuple):
-    """How forward uses the router: `how` is one of ROUTINGS; "shuffled" needs a generator."""
+    """How forward uses the router: `how` is one of ROUTINGS; "shuffled" needs a generator; skip: see windows.py."""
 
     how: str = "learned"
     generator: torch.Generator | None = None
+    skip: bool = True
 
 
 LEARNED = Routing()
@@ -83,20 +84,11 @@ class SparseExperts(nn.Module):
         experts = len(self.keep)
         qkv = self.project(tokens).view(b, n, 3, experts * self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, E * H, N, d)
-        heads = torch.cat([attend(*part, keep) for keep, *part in self._groups(q, k, v)], dim=1)  # (B, E*H, N, d)
+        parts = zip(self.keep, *(x.split(self.heads, dim=1) for x in (q, k, v)), strict=True)
+        heads = torch.cat([attend(*part, keep) for keep, *part in parts], dim=1)  # (B, E * H, N, d)
         values = heads.transpose(1, 2).reshape(b, n, experts, width) * gates[..., None]  # (B, N, E, D)
         mixed = values.flatten(2) @ self.out_weight.transpose(1, 2).reshape(-1, width)  # (B, N, D)
         return mixed + gates @ self.out_bias
-
-    def _groups(self, q: Tensor, k: Tensor, v: Tensor):
-        """Consecutive experts that are all dense at this N share one call; each sparse one has its own."""
-        n, h, start = q.shape[2], self.heads, 0
-        keep = [min(budget, n) for budget in self.keep]
-        for stop in range(1, len(keep) + 1):
-            if stop == len(keep) or keep[stop] != keep[start]:
-                part = slice(start * h, stop * h)
-                yield keep[start], q[:, part], k[:, part], v[:, part]
-                start = stop
 
 
 class MixtureAttention(nn.Module):

@@ -9,6 +9,7 @@ Both denoise images of any size: they are padded by reflection to whole windows 
 Shapes: B images, C channels, h x w positions.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,46 +31,46 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         scale, shift = self.film(level)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1)
-        return x + self.second(F.relu(self.first(x) * (1 + scale) + shift))
+        return x + self.second(F.relu(torch.addcmul(shift, self.first(x), 1 + scale)))
 
 
 class Trunk(nn.Module):
     """Encoder, middle at a quarter of the resolution, decoder. `routed` puts the mixture into the middle."""
 
-    def __init__(self, routed: bool, width: int = 48, reach: int = 1, shares: tuple = (0.5, 0.25)):
+    def __init__(self, routed: bool, width: int = 48, reach: int = 3, shares: tuple = (0.5, 0.25)):
         super().__init__()
         self.level = nn.Sequential(nn.Linear(1, 16), nn.SiLU(), nn.Linear(16, LEVEL), nn.SiLU())
         self.stem = nn.Conv2d(12, width, 3, padding=1)
         self.before = nn.ModuleList(Residual(width) for _ in range(3))
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.middle = nn.ModuleList(Residual(2 * width) for _ in range(1 if routed else 2))
-        self.mixture = RoutedBlock(2 * width, 4, WINDOW, reach, shares) if routed else None
+        middle = [RoutedBlock(2 * width, 4, WINDOW, reach, shares) if routed else Residual(2 * width) for _ in "12"]
+        self.middle = nn.ModuleList(middle)
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.after = nn.ModuleList(Residual(width) for _ in range(3 if routed else 2))
+        self.after = nn.ModuleList(Residual(width) for _ in range(4 if routed else 2))
         self.head = nn.Conv2d(width, 12, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # a tenth faster on a CPU, and windows are cut without a copy
 
     def forward(self, noisy: Tensor, sigma: Tensor, routing: Routing = LEARNED) -> tuple[Tensor, list[Tensor]]:
         """noisy (B, 3, H, W), sigma (B,) -> (image (B, 3, H, W), [expert of each window (B, M)])."""
         h, w = noisy.shape[2:]
-        padded = pad(noisy, 4 * WINDOW)
+        padded = pad(noisy, 4 * WINDOW).contiguous(memory_format=torch.channels_last)
         level = self.level(sigma.log()[:, None])  # (B, LEVEL)
-        x = skip = self._run(self.before, self.stem(F.pixel_unshuffle(padded - 0.5, 2)), level)
-        x = self._run(self.middle, self.down(x), level)
-        experts = []
-        if self.mixture is not None:
-            x, expert = self.mixture(x, routing)
-            experts.append(expert)
-        x = self._run(self.after, skip + self.up(x), level)
-        noise = F.pixel_shuffle(self.head(x), 2)  # (B, 3, H', W')
-        image = padded - sigma[:, None, None, None] * noise
-        image = image[:, :, :h, :w]
-        return (image if self.training else image.clamp(0, 1)), experts
-
-    @staticmethod
-    def _run(blocks: nn.ModuleList, x: Tensor, level: Tensor) -> Tensor:
-        for block in blocks:
+        x, experts = self.stem(F.pixel_unshuffle(padded - 0.5, 2)), []
+        for block in self.before:
             x = block(x, level)
-        return x
+        skip, x = x, self.down(x)
+        for block in self.middle:
+            if isinstance(block, RoutedBlock):
+                x, expert = block(x, routing)
+                experts.append(expert)
+            else:
+                x = block(x, level)
+        x = skip + self.up(x)
+        for block in self.after:
+            x = block(x, level)
+        noise = F.pixel_shuffle(self.head(x), 2)  # (B, 3, H', W')
+        image = (padded - sigma[:, None, None, None] * noise)[:, :, :h, :w].contiguous()
+        return (image if self.training else image.clamp(0, 1)), experts
 
 
 def pad(image: Tensor, multiple: int) -> Tensor:

@@ -18,6 +18,7 @@ from lib.params import UserError
 
 SIGMAS = 0.05, 0.5  # the range of noise levels, where they vary
 WARM_UP = 50  # steps from zero to the full learning rate ("trapezoid")
+FLOOR, SCALE = 1e-5, 0.01  # of the logarithmic loss: 50 dB, and a gradient near that of the squared error
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class TrainConfig:
     rise, a plateau, a straight line to zero over the last `cooling` of the steps). muon: learning rate of the
     hidden matrices under Muon; 0 leaves all to AdamW. average: decay of the mean of the weights that is kept as
     the result; 0 keeps the last weights. varied: share of the images whose sigma is log-uniform in SIGMAS.
+    logarithm: the loss is the mean logarithm of the images' squared errors, which is their mean PSNR, instead of the
+    mean squared error. whole: share of the steps before windows may be skipped.
     """
 
     arm: str = "announced"
@@ -52,6 +55,8 @@ class TrainConfig:
     varied: float = 0.0
     flips: bool = False
     bf16: bool = False
+    logarithm: bool = False
+    whole: float = 0.0
 
     @property
     def epoch(self) -> int:
@@ -94,26 +99,27 @@ class Run:
         noise = torch.randn(clean.shape, generator=self.noise, device=self.device)
         noisy = (clean + sigma[:, None, None, None] * noise).clamp_(0, 1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            image, gates = self.model.train()(noisy, sigma, self.routing)
-        # errors grow with sigma: in units of it every noise level counts
-        mse = ((image.float() - clean).square().mean((1, 2, 3)) * (config.sigma / sigma)).mean()
+            routing = self.routing._replace(skip=self.step >= config.whole * config.steps)
+            image, gates = self.model.train()(noisy, sigma, routing)
+        errors = (image.float() - clean).square().mean((1, 2, 3))  # (B,)
+        mse = (errors * (config.sigma / sigma)).mean()  # errors grow with sigma: in units of it every level counts
         balance = balance_loss(gates) if config.balance else torch.zeros(())
-        loss = mse + config.balance * balance
-        self._descend(loss, share)
+        loss = SCALE * (errors + FLOOR).log().mean() if config.logarithm else mse
+        self._descend(loss + config.balance * balance, mse, share)
         self.step += 1
         line = {"step": self.step, "loss": loss.item(), "mse": mse.item(), "lr": share * config.learning_rate}
         if config.balance:
             line |= {"balance": balance.item(), "gates": [g.detach().mean((0, 1)).tolist() for g in gates]}
         return line
 
-    def _descend(self, loss: Tensor, share: float) -> None:
+    def _descend(self, loss: Tensor, mse: Tensor, share: float) -> None:
         self.model.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if not (norm.isfinite() and loss < 1):
+        if not (norm.isfinite() and loss.isfinite() and mse < 1):
             raise Diverged(f"step {self.step + 1}: loss {loss.item()}, gradient norm {norm.item()}")
-        for matrix, view in self.flat:
-            view.grad = matrix.grad.reshape(view.shape)
+        for weight, matrix in self.flat:
+            matrix.grad = by_rows(weight.grad).reshape(matrix.shape)
         for optimiser, full in self.optimisers:
             optimiser.param_groups[0]["lr"] = share * full
             optimiser.step()
@@ -162,9 +168,12 @@ class Run:
             network.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})
         for number, (optimiser, _) in enumerate(self.optimisers):
             slots: dict[int, dict] = {}
+            owners = [p for group in optimiser.param_groups for p in group["params"]]
             for name, value in tensors.items():
                 if name.startswith(f"optimiser/{number}/"):
                     index, slot = name.split("/")[2:]
+                    owner = owners[int(index)]  # the fused step wants its sums in the memory order of the weights
+                    value = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value
                     slots.setdefault(int(index), {})[slot] = value
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": slots, "param_groups": groups})
@@ -177,10 +186,10 @@ def optimisers(model: nn.Module, config: TrainConfig) -> tuple[list, list]:
     """Pairs (optimiser, full learning rate), and pairs (weight, its matrix for Muon).
 
     Muon (Jordan 2024) orthogonalises the momentum of a matrix. A convolution's weight is the matrix of output by
-    input channels and places; it shares its memory with the parameter, so a step on one is a step on both.
+    places and input channels; it shares its memory with the parameter, so a step on one is a step on both.
     """
     hidden = denoiser.hidden_weights(model) if config.muon else []
-    flat = [(weight, nn.Parameter(weight.data.view(len(weight), -1))) for weight in hidden]
+    flat = [(weight, nn.Parameter(by_rows(weight.data).view(len(weight), -1))) for weight in hidden]
     taken = {id(weight) for weight in hidden}
     rest = [p for p in model.parameters() if id(p) not in taken]
     adam = torch.optim.AdamW(rest, config.learning_rate, weight_decay=config.weight_decay, fused=True)
@@ -189,6 +198,11 @@ def optimisers(model: nn.Module, config: TrainConfig) -> tuple[list, list]:
         muon = torch.optim.Muon([matrix for _, matrix in flat], config.muon, weight_decay=config.weight_decay)
         pairs.append((muon, config.muon))
     return pairs, flat
+
+
+def by_rows(weight: Tensor) -> Tensor:
+    """A convolution's weight (O, I, h, w), kept channels last, in the order of its memory (O, h, w, I)."""
+    return weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight
 
 
 def save_checkpoint(run: Run, path: Path) -> None:

@@ -32,17 +32,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
 
 def fit(
-    config: TrainConfig,
-    images: np.ndarray,
-    clean: np.ndarray,
-    noisy: np.ndarray,
-    *,
-    device: str = "cpu",
-    threads: int = 1,
-    log: Path | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-) -> tuple[torch.nn.Module, dict]:
+    config: TrainConfig, images: np.ndarray, clean: np.ndarray, noisy: np.ndarray, *, device: str = "cpu",
+    threads: int = 1, log: Path | None = None, checkpoint: Path | None = None, resume: bool = False
+) -> tuple[torch.nn.Module, dict]:  # fmt: skip
     """Train one arm; the trained network in evaluation mode, and its record.
 
     Args:
@@ -85,14 +77,9 @@ def _advance_and_log(run: Run, noisy: Tensor, clean: np.ndarray, log: Path | Non
 
 
 def _record(run: Run, noisy: Tensor, threads: int) -> dict:
-    record = {
-        "config": denoiser.describe(run.config),
-        "parameters": denoiser.parameters(run.model),
-        "steps": run.step,
-        "device": run.device.type,
-        "threads": threads,
-        "val_psnr": [[line["step"], line["val_psnr"]] for line in run.lines if "val_psnr" in line],
-    }
+    curve = [[line["step"], line["val_psnr"]] for line in run.lines if "val_psnr" in line]
+    record = {"config": denoiser.describe(run.config), "parameters": denoiser.parameters(run.model)}
+    record |= {"steps": run.step, "device": run.device.type, "threads": threads, "val_psnr": curve}
     if isinstance(run.model, denoiser.Announced):
         record["dead_outputs"] = denoiser.dead_outputs(run.model, noisy.to(run.device))
     return record
@@ -103,6 +90,7 @@ def _prepare(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every new tensor would be filled once more
 
 
 def _keep_memory() -> None:
@@ -125,7 +113,8 @@ def configure(params: Params, arm: str, seed: int) -> TrainConfig:
     epoch = section.train_images // section.batch
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     recipe = {name: value for name, value in section.model_dump().items() if name in names}
-    return TrainConfig(arm, seed, seed, seed, images=section.train_images, steps=section.epochs * epoch,
+    return TrainConfig(arm, seed, seed, seed, images=section.train_images,
+                       steps=round(denoiser.ARMS[arm].pace * section.epochs * epoch),
                        val_every=epoch, save_every=min(epoch, 250), **recipe)  # fmt: skip
 
 

@@ -8,7 +8,7 @@ expert taken, whose value is replaced by 1 (straight through).
 
 Global attention is block-sparse as in Native Sparse Attention (Yuan et al. 2025) and MoBA (Lu et al. 2025): whole
 windows of keys are chosen by the product of pooled queries and keys. Departures: the blocks are two-dimensional,
-the own window is always among them, it carries a relative position bias, and there is no causal order.
+the own window is always among them, scores carry a bias for the relative position, and there is no causal order.
 
 Shapes: B images, M windows of T = t * t tokens, Q of them with queries, S = 1 + reach blocks of keys, C channels,
 H heads, d = C / H.
@@ -55,27 +55,48 @@ def choose_blocks(q: Tensor, k: Tensor, own: Tensor, reach: int) -> Tensor:
 
 
 def block_attention(
-    q: Tensor, k: Tensor, v: Tensor, own: Tensor, reach: int, heads: int, bias: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, own: Tensor, reach: int, heads: int, bias: Tensor | None = None, across: int = 1
 ) -> Tensor:
     """Attention of query blocks (B, Q, T, C) over the blocks of k, v (B, M, T, C) chosen for each -> (B, Q, T, C).
 
-    `bias` (H, T, T) is added to the scores within the own block. Memory and the time of the attention grow with
-    Q * S, not with Q * M; only the choice compares all pairs of blocks, one number a pair and a chunk at a time.
+    `bias` (9, H, T, T) is added to the scores: one for each place of the other block, above left to below right, in
+    an image with `across` blocks in a row; a distant block has the bias of the nearest one in its direction. Memory
+    and time of the attention grow with Q * S, not with Q * M; only the choice compares all pairs of blocks, one
+    number a pair and a chunk at a time.
     """
-    chunks = zip(q.split(CHUNK, 1), own.split(CHUNK, 1), strict=True)
-    parts = [_attend_chosen(part, k, v, choose_blocks(part, k, at, reach), heads, bias) for part, at in chunks]
+    parts = []
+    for part, at in zip(q.split(CHUNK, 1), own.split(CHUNK, 1), strict=True):
+        chosen = choose_blocks(part, k, at, reach)
+        parts.append(_attend_chosen(part, k, v, chosen, heads, bias, direction(at[..., None], chosen, across)))
     return torch.cat(parts, dim=1)
 
 
-def _attend_chosen(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+def direction(own: Tensor, other: Tensor, across: int) -> Tensor:
+    """Where block `other` lies as seen from block `own`, 0 (above left) to 8 (below right); 4 is the same."""
+    down = (other // across - own // across).clamp(-1, 1)
+    return 3 * (down + 1) + (other % across - own % across).clamp(-1, 1) + 1
+
+
+def _attend_chosen(
+    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, heads: int, bias: Tensor | None, towards: Tensor
+) -> Tensor:
     # whole blocks are contiguous rows, so the gather is a copy of rows and the heads are views of it
     keys, values = (take(x, chosen.flatten(1)).view(-1, chosen.shape[2] * x.shape[2], heads, x.shape[3] // heads)
                     for x in (k, v))  # (B * Q, S * T, H, d)  # fmt: skip
     queries = q.reshape(-1, q.shape[2], heads, q.shape[3] // heads)  # (B * Q, T, H, d)
-    if bias is not None:  # the own block stands first
-        bias = F.pad(bias, (0, keys.shape[1] - bias.shape[2])).to(q.dtype)[None]  # (1, H, T, S * T)
-    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (queries, keys, values)), attn_mask=bias)
+    if bias is not None:
+        bias = bias.to(q.dtype).index_select(0, towards.flatten())  # (B * Q * S, H, T, T)
+        bias = bias.unflatten(0, (-1, chosen.shape[2])).permute(0, 2, 3, 1, 4).flatten(3)  # (B * Q, H, T, S * T)
+    out = attend(*(x.transpose(1, 2) for x in (queries, keys, values)), bias)
     return out.transpose(1, 2).reshape(q.shape)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention of q (A, H, N, d) over k, v (A, H, K, d) with a bias (A, H, N, K) on the scores -> (A, H, N, d)."""
+    if q.dtype != torch.bfloat16 or q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # torch's own backward pass takes six times as long in bfloat16
+    return (scores if bias is None else scores + bias).softmax(-1) @ v
 
 
 def take(windows: Tensor, index: Tensor) -> Tensor:
@@ -100,13 +121,14 @@ class WindowRouter(nn.Module):
         """windows (B, M, T, C) -> order (B, M), gates in that order (B, M), and two places in it.
 
         The windows before the first place go to the global expert, those before the second to the local one, the
-        rest is skipped. `routing` replaces the learned order: random, fixed (one pattern for all images), all
-        (every window global), none.
+        rest is skipped, or global with `routing.skip` off. `routing` replaces the learned order: random, fixed (one
+        pattern for all images), all (every window global), none.
         """
         features = torch.cat([windows.mean(2), windows.abs().mean(2)], dim=-1)  # (B, M, 2C)
         probabilities = self.score(features).softmax(-1)  # (B, M, 3): global, local, skip
         total = windows.shape[1]
-        shares = {"all": (1, 1), "none": (0, 0)}.get(routing.how, self.shares)
+        shares = self.shares if routing.skip else (1 - self.shares[1] + self.shares[0], 1)
+        shares = {"all": (1, 1), "none": (0, 0)}.get(routing.how, shares)
         first, second = (round(total * share) for share in shares)
         order = self._order(probabilities.detach(), first, routing)
         expert = torch.arange(total, device=order.device)
@@ -134,41 +156,38 @@ class WindowRouter(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """One expert: attention of some windows over blocks of all windows, with a relative bias in the own window."""
+    """One expert: attention of some windows over blocks of all windows, with a bias for the relative position."""
 
     def __init__(self, width: int, heads: int, t: int, reach: int):
         super().__init__()
         self.heads, self.reach = heads, reach
         self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.bias = nn.Parameter(torch.zeros(heads, (2 * t - 1) ** 2))
-        row, column = torch.meshgrid(torch.arange(t), torch.arange(t), indexing="ij")
-        place = torch.stack([row.flatten(), column.flatten()], 1)  # (T, 2)
-        offset = place[:, None] - place[None] + t - 1  # (T, T, 2)
-        self.register_buffer("offset", offset[..., 0] * (2 * t - 1) + offset[..., 1], persistent=False)
+        side = 4 * t - 1  # tokens of neighbouring windows are up to 2t - 1 apart, each way
+        self.bias = nn.Parameter(torch.zeros(heads, side**2))
+        place = torch.cartesian_prod(torch.arange(t), torch.arange(t))  # (T, 2): row, column
+        window = t * (torch.cartesian_prod(torch.arange(3), torch.arange(3)) - 1)  # (9, 2)
+        offset = window[:, None, None] + place - place[:, None] + side // 2  # (9, T, T, 2), other minus own
+        self.register_buffer("offset", offset[..., 0] * side + offset[..., 1], persistent=False)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, queries: Tensor, windows: Tensor, own: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, windows: Tensor, own: Tensor, across: int = 1) -> Tensor:
         """queries (B, Q, T, C), windows (B, M, T, C), own (B, Q): their places in windows -> (B, Q, T, C)."""
-        bias = self.bias[:, self.offset]  # (H, T, T)
+        bias = self.bias[:, self.offset].transpose(0, 1)  # (9, H, T, T)
         k, v = self.kv(windows).chunk(2, dim=-1)
-        return self.out(block_attention(self.q(queries), k, v, own, self.reach, self.heads, bias))
+        return self.out(block_attention(self.q(queries), k, v, own, self.reach, self.heads, bias, across))
 
 
 class RoutedBlock(nn.Module):
     """Windows -> router -> global, local or no attention, then a GELU layer on the windows that were not skipped."""
 
-    def __init__(
-        self, width: int, heads: int, t: int = 4, reach: int = 1, shares: tuple = (0.5, 0.25), hidden: int = 0
-    ):
+    def __init__(self, width: int, heads: int, t: int = 4, reach: int = 1, shares: tuple = (0.5, 0.25)):
         super().__init__()
         self.t = t
         self.norm, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.router = WindowRouter(width, *shares)
         self.far, self.near = WindowAttention(width, heads, t, reach), WindowAttention(width, heads, t, 0)
-        self.ffn = nn.Sequential(
-            nn.Linear(width, hidden or 2 * width), nn.GELU(), nn.Linear(hidden or 2 * width, width)
-        )
+        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         nn.init.zeros_(self.ffn[2].weight)
         nn.init.zeros_(self.ffn[2].bias)
 
@@ -182,7 +201,7 @@ class RoutedBlock(nn.Module):
         expert = torch.full_like(order, 2).scatter_(1, routed, 1).scatter_(1, far, 0)
         if second == 0:
             return image, expert
-        change = self.far(take(normed, far), normed, far) if first else normed[:, :0]
+        change = self.far(take(normed, far), normed, far, w // self.t) if first else normed[:, :0]
         if second > first:
             own = take(normed, near)
             places = torch.arange(second - first, device=own.device).expand_as(near)

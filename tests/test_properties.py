@@ -110,7 +110,7 @@ def test_every_window_has_one_expert_and_capacities_are_exact(seed, m, share_glo
 
 
 @FEW
-@given(SEEDS, st.integers(0, 1000), st.floats(0, 1), st.booleans())
+@given(SEEDS, st.integers(0, 1000), st.sampled_from([0.0, 0.01, 0.2, 1.0]), st.booleans())
 def test_noise_depends_on_seed_and_index_alone(seed, index, sigma, clamp):
     images = np.full((2, 3, 4, 4), 0.5, np.float32)
     both = data.add_noise(images, sigma, seed, indices=[index, index + 1], clamp=clamp)

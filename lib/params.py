@@ -120,6 +120,7 @@ class Language(Section):
     lstm_layers: Count
     lstm_hidden: Count
     lstm_dropout: Annotated[float, Field(ge=0, lt=1)]
+    gram_dropout: Annotated[float, Field(ge=0, lt=1)]
     batch: Count
     adam: Positive
     muon: NotNegative

@@ -27,7 +27,7 @@ import skimage.metrics  # noqa: E402, F401
 import torch  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
-ANNOUNCED, LAYERS, BOTH = ("announced",), ("layers",), ("announced", "layers")
+ANNOUNCED, LAYERS, BOTH, RANKS = ("announced",), ("layers",), ("announced", "layers"), ("ranks",)
 
 
 class Mutation(NamedTuple):
@@ -424,6 +424,18 @@ MUTATIONS = [
         'Arm(lambda: Trunk(routed=True), "random")',
         "Arm(lambda: Trunk(routed=True))",
     ),
+    # several processes
+    Mutation("all processes take the first share", "ranks", "[self.rank]", "[0]", RANKS),
+    Mutation("gradients added up", "ranks", "flat.div_(self.world)", "flat", RANKS),
+    Mutation("gates averaged per process", "ranks", "all_reduce(value) / self.world", "value", RANKS),
+    Mutation(
+        "random routes drawn per process",
+        "windows",
+        "routing.ranks.own(keys).argsort(1)",
+        "keys[:b].argsort(1)",
+        RANKS,
+    ),
+    Mutation("every process writes", "training", "if ranks.rank == 0:", "if True:", RANKS),
 ]
 
 
@@ -463,17 +475,18 @@ def run(
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder).resolve()
-        for name in ("lib", "tests"):
+        for name in ("lib", "tests", "benchmarks"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("params.yaml", "pyproject.toml"):
             shutil.copy(ROOT / name, copy / name)
+        (copy / "data").symlink_to(ROOT / "data")
         if mutation:
             path = copy / "lib" / "mixture" / f"{mutation.module}.py"
             source = path.read_text()
             if source.count(mutation.old) != 1:
                 raise ValueError(f"mutation {mutation.name!r}: its text stands {source.count(mutation.old)} times")
             path.write_text(source.replace(mutation.old, mutation.new))
-        names = [f"tests/test_mixture_{name}.py" for name in (mutation.tests if mutation else BOTH)]
+        names = [f"tests/test_mixture_{name}.py" for name in (mutation.tests if mutation else BOTH + RANKS)]
         options = ["-x"] if mutation and only is None else []
         return _in_child(copy, [*options, *names], Notes(seconds or {}, only))
 

@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 import pytest
+from reference_graph import dense
 from scipy.ndimage import correlate
 
 from lib.diffusion import graph
@@ -102,16 +103,6 @@ def test_diffusion_is_stable_for_every_parameter(images, kind, tau, patch, radiu
     assert out.min() >= images.min() - 1e-3 and out.max() <= images.max() + 1e-3  # an average never leaves the range
     constant = np.full_like(images, 0.4)
     np.testing.assert_allclose(graph.diffuse(walk, constant, radius, tau, kind), 0.4, atol=1e-4)
-
-
-def dense(weights, radius):
-    offsets, (_, _, height, width) = graph.stencil(radius), weights.shape
-    matrix = np.zeros((height * width, height * width))
-    for s, (dy, dx) in enumerate(offsets):
-        for y, x in np.ndindex(height, width):
-            if 0 <= y + dy < height and 0 <= x + dx < width:
-                matrix[y * width + x, (y + dy) * width + x + dx] = weights[0, s, y, x]
-    return matrix
 
 
 def test_heat_and_resolvent_equal_their_matrices(images):

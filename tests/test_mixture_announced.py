@@ -233,7 +233,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
 )
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     calls = iter(range(100))
-    monkeypatch.setattr(run, "balance_loss", lambda gates: balance_loss(gates) * (math.nan if next(calls) == 4 else 1))
+    monkeypatch.setattr(run, "balance_loss", lambda *a: balance_loss(*a) * (math.nan if next(calls) == 4 else 1))
     path = tmp_path / "run.safetensors"
     with pytest.raises(training.Diverged, match=r"announced: step 5: loss nan.*run\.safetensors"):
         train(checkpoint=path)

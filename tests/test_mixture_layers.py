@@ -393,6 +393,17 @@ def test_the_prediction_is_noise_in_units_of_sigma_subtracted_from_the_input():
     torch.testing.assert_close(out, noisy - 0.1)
 
 
+def test_fine_features_pass_by_the_middle():
+    network, noisy = trunk(), torch.rand(1, 3, 32, 32, generator=seeded())
+    for parameter in network.up.parameters():
+        torch.nn.init.zeros_(parameter)
+    outs = []
+    for scale in (1, 2):
+        network.before[-1].second.weight.data.mul_(scale)
+        outs.append(denoiser.denoise(network, noisy))
+    assert (outs[0] - outs[1]).abs().max() > 1e-3
+
+
 def test_the_noise_level_is_an_input():
     network, noisy = trunk(), torch.rand(1, 3, 32, 32, generator=seeded())
     change = [(denoiser.denoise(network, noisy, sigma) - noisy) / sigma for sigma in (0.1, 0.4)]
@@ -500,6 +511,25 @@ def test_the_schedule_rises_stays_and_falls_to_zero():
     rates = [config.rate(step) for step in range(500)]
     assert rates[0] == pytest.approx(1 / 50) and rates[49:251] == [1.0] * 202
     assert rates[375] == pytest.approx(0.5) and rates[-1] == pytest.approx(1 / 250)
+
+
+def test_the_schedule_reaches_both_optimisers(monkeypatch):
+    monkeypatch.setattr(TrainConfig, "rate", lambda config, step: 0.0)
+    run = Run(RECIPE, np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8), torch.device("cpu"))
+    before = [p.detach().clone() for p in run.model.parameters()]
+    run.advance()
+    assert all(torch.equal(old, p) for old, p in zip(before, run.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_images_are_flipped_from_left_to_right_and_only_when_asked(flips):
+    images = np.zeros((4, 3, 32, 32), np.uint8)
+    images[..., 16:] = 255
+    run = Run(dataclasses.replace(RECIPE, images=4, flips=flips), images, torch.device("cpu"))
+    batches = [run._batch() for _ in range(16)]
+    assert all(batch.shape == (4, 3, 32, 32) for batch in batches)
+    bright_side = {bool(batch[..., :16].sum() < batch[..., 16:].sum()) for batch in batches}
+    assert bright_side == ({True, False} if flips else {True})
 
 
 def test_muon_trains_the_hidden_matrices_and_adamw_the_rest():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_graph import dense
 
 from lib import data
 from lib.diffusion import em, graph
@@ -30,17 +31,6 @@ def weights_of(seed, size, options, patch=1):
     rest = dict(options)
     noise = np.full((1, *size), rest.pop("variance"), np.float32)
     return image, graph.edge_weights(feat, noise, patch=patch, **rest)
-
-
-def dense(weights, radius):
-    """The matrix (N, N) of weights (1, S, H, W)."""
-    offsets, (_, _, height, width) = graph.stencil(radius), weights.shape
-    matrix = np.zeros((height * width, height * width))
-    for s, (dy, dx) in enumerate(offsets):
-        for y, x in np.ndindex(height, width):
-            if 0 <= y + dy < height and 0 <= x + dx < width:
-                matrix[y * width + x, (y + dy) * width + x + dx] = weights[0, s, y, x]
-    return matrix
 
 
 @FEW

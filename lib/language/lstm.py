@@ -82,4 +82,4 @@ def core(params, x, config: Config, drop=lambda x: x):
 def logits(params, ids, config: Config, seed=None):
     """(B, T) ids -> (B, T, V); a seed pair switches dropout on."""
     drop = dropper(config.dropout, seed)
-    return to_logits(params, core(params, drop(embed(params, ids, config)), config, drop))
+    return to_logits(params, core(params, drop(embed(params, ids, config, drop)), config, drop))

@@ -28,6 +28,7 @@ class Config:
     context: int = 128
     grams: tuple[tuple[int, int], ...] = ((2, 8191), (3, 16381))  # (n, buckets)
     dropout: float = 0.0
+    gram_dropout: float = 0.0  # of whole n-gram vectors
     positions: str = "rope"
     project: bool = True  # output projection W_o
     residual: bool = True
@@ -61,14 +62,17 @@ def rms_norm(x, gain):
 
 
 def dropper(rate: float, seed):
-    """A dropout function; every call site draws its own mask from (seed, step). No seed means no dropout."""
+    """A dropout function; every call site draws its own mask from (seed, step). No seed means no dropout.
+
+    With `whole` a vector (the last axis) is dropped as one.
+    """
     sites = itertools.count()
 
-    def drop(x):
+    def drop(x, rate=rate, whole: bool = False):
         if seed is None or rate == 0.0:
             return x
         key = tf.stack([seed[0], seed[1] * 1009 + next(sites)])
-        keep = tf.random.stateless_uniform(tf.shape(x), key) >= rate
+        keep = tf.random.stateless_uniform(tf.shape(x[..., :1] if whole else x), key) >= rate
         return tf.where(keep, x / (1.0 - rate), tf.zeros((), x.dtype))
 
     return drop
@@ -83,11 +87,12 @@ def gram_bucket(ids, n: int, buckets: int, vocab: int):
     return tf.math.floormod(code, buckets)
 
 
-def embed(params, ids, config: Config):
-    """(B, T) ids -> (B, T, D)."""
+def embed(params, ids, config: Config, drop=None):
+    """(B, T) ids -> (B, T, D); `drop` (see `dropper`) forgets some n-gram vectors."""
     x = tf.gather(params["symbols"], ids)  # (B, T, D)
     for n, buckets in config.grams:
-        x += tf.gather(params[f"gram{n}"], gram_bucket(ids, n, buckets, config.vocab))
+        vectors = tf.gather(params[f"gram{n}"], gram_bucket(ids, n, buckets, config.vocab))
+        x += drop(vectors, config.gram_dropout, whole=True) if drop else vectors
     if "frozen_positions" in params:
         x += tf.stop_gradient(tf.convert_to_tensor(params["frozen_positions"]))[: tf.shape(ids)[1]]
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + 1e-12)  # unit scale

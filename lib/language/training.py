@@ -119,10 +119,10 @@ class Arm(NamedTuple):
 def arms(p, vocab: int) -> dict[str, Arm]:
     """Every arm by name, from the section `language` of params.yaml."""
     grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
-    base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout)
+    base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout, p.gram_dropout)
     memory = replace(base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout)
     main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.warmup, p.average)
-    small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0.0)
+    small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0, gram_dropout=0)
     short = replace(main, steps=p.small_steps)
     switches = {
         "small": {},
@@ -167,7 +167,8 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
         near = {f"{name}.adaptive": text for name, text in texts.items() if name.split(".")[0] not in FAR}
         moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.adapt_stride)
         found |= dict(zip(near, moved, strict=True))
-    save_arrays(folder / "weights.safetensors", arrays, config, library.tokeniser.pieces)
+    small = {name: a.astype(np.float16) for name, a in arrays.items()}  # half the file; read back as 32-bit floats
+    save_arrays(folder / "weights.safetensors", small, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
     checkpoint.unlink(missing_ok=True)
 
@@ -227,14 +228,6 @@ def _train(options, chosen) -> int:
         arm = known[name]._replace(books=tuple(own)) if own else known[name]
         run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
     return 0
-
-
-def ship(run: Path) -> Path:
-    """Copy a run's weights to models/, as 16-bit floats, which halves the file; they are read back as 32-bit."""
-    arrays, config, tokeniser = load_model(run / "weights.safetensors")
-    path = settings.root() / "models" / "attention_lm.safetensors"
-    save_arrays(path, {name: a.astype(np.float16) for name, a in arrays.items()}, config, tokeniser.pieces)
-    return path
 
 
 def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:

@@ -16,15 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.mixture.ranks import ALONE, Ranks
+
 ROUTINGS = ("learned", "uniform", "shuffled", "hard")
 
 
 class Routing(NamedTuple):
-    """How forward uses the router: `how` is one of ROUTINGS; "shuffled" needs a generator; skip: see windows.py."""
+    """How forward uses the router: `how` is one of ROUTINGS; "shuffled" needs a generator; skip: see windows.py.
+
+    With several processes (`ranks`) a generator draws for the whole batch, and each process takes its own.
+    """
 
     how: str = "learned"
     generator: torch.Generator | None = None
     skip: bool = True
+    ranks: Ranks = ALONE
 
 
 LEARNED = Routing()
@@ -108,12 +114,13 @@ class MixtureAttention(nn.Module):
         return self.merge(self.experts(tokens, replace_gates(gates, routing))), gates
 
 
-def balance_loss(gates: list[Tensor]) -> Tensor:
+def balance_loss(gates: list[Tensor], ranks: Ranks = ALONE) -> Tensor:
     """The announced balance term: KL(uniform || mean gate), divided by E once more (its `batchmean`), blocks summed.
 
+    The mean is over the tokens (B, N) of all processes.
     An undecided router is its optimum, so it pushes towards uniform gates; it is kept because it was announced.
     """
-    means = torch.stack([g.flatten(0, 1).mean(0) for g in gates])  # (L, E)
+    means = ranks.mean(torch.stack([g.flatten(0, 1).mean(0) for g in gates]))  # (L, E)
     experts = means.shape[1]
     kl = (-math.log(experts) - means.log()).mean(1)  # (L,) sum over E of 1/E * (log 1/E - log mean)
     return kl.sum() / experts

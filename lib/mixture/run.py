@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing, balance_loss
+from lib.mixture.ranks import ALONE, Ranks
 from lib.params import UserError
 
 SIGMAS = 0.05, 0.5  # the range of noise levels, where they vary
@@ -77,19 +78,19 @@ class Diverged(UserError):
 class Run:
     """A training run that can stop after any step and go on from its state."""
 
-    def __init__(self, config: TrainConfig, images: np.ndarray, device: torch.device):
+    def __init__(self, config: TrainConfig, images: np.ndarray, device: torch.device, ranks: Ranks = ALONE):
         if images.dtype != np.uint8 or images.shape[1:2] != (3,) or len(images) != config.images:
             raise ValueError(f"images: expected uint8 ({config.images}, 3, H, W), found {images.dtype} {images.shape}")
         if not 1 <= config.batch <= config.images:
             raise ValueError(f"batch = {config.batch}: allowed are 1 to {config.images}, the training images")
-        self.config, self.device, self.step, self.lines = config, device, 0, []
+        self.config, self.device, self.ranks, self.step, self.lines = config, device, ranks, 0, []
         self.images = torch.from_numpy(images).to(device)
         self.model = denoiser.build(config.arm, config.init_seed).to(device)
         self.result = copy.deepcopy(self.model).eval() if config.average else self.model
         self.optimisers, self.flat = optimisers(self.model, config)
         self.order = torch.Generator().manual_seed(config.order_seed)
         self.noise = torch.Generator(device).manual_seed(config.noise_seed)
-        self.routing = Routing(denoiser.ARMS[config.arm].routing, self.noise)
+        self.routing = Routing(denoiser.ARMS[config.arm].routing, self.noise, ranks=ranks)
         self.epoch_order = torch.empty(0, dtype=torch.long)
 
     def advance(self) -> dict:
@@ -97,27 +98,31 @@ class Run:
         config, share = self.config, self.config.rate(self.step)
         clean, sigma = self._batch(), self._sigmas()  # (B, 3, H, W), (B,)
         noise = torch.randn(clean.shape, generator=self.noise, device=self.device)
+        clean, sigma, noise = map(self.ranks.own, (clean, sigma, noise))
         noisy = (clean + sigma[:, None, None, None] * noise).clamp_(0, 1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
             routing = self.routing._replace(skip=self.step >= config.whole * config.steps)
             image, gates = self.model.train()(noisy, sigma, routing)
         errors = (image.float() - clean).square().mean((1, 2, 3))  # (B,)
         mse = (errors * (config.sigma / sigma)).mean()  # errors grow with sigma: in units of it every level counts
-        balance = balance_loss(gates) if config.balance else torch.zeros(())
+        balance = balance_loss(gates, self.ranks) if config.balance else torch.zeros(())
         loss = SCALE * (errors + FLOOR).log().mean() if config.logarithm else mse
-        self._descend(loss + config.balance * balance, mse, share)
+        self._descend(loss + config.balance * balance, loss, mse, share)
         self.step += 1
         line = {"step": self.step, "loss": loss.item(), "mse": mse.item(), "lr": share * config.learning_rate}
         if config.balance:
-            line |= {"balance": balance.item(), "gates": [g.detach().mean((0, 1)).tolist() for g in gates]}
+            shares = [self.ranks.mean(g.detach().mean((0, 1))).tolist() for g in gates]
+            line |= {"balance": balance.item(), "gates": shares}
         return line
 
-    def _descend(self, loss: Tensor, mse: Tensor, share: float) -> None:
+    def _descend(self, total: Tensor, loss: Tensor, mse: Tensor, share: float) -> None:
         self.model.zero_grad()
-        loss.backward()
+        total.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.ranks.average([*gradients, *(value.detach() for value in (total, loss, mse))])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if not (norm.isfinite() and loss.isfinite() and mse < 1):
-            raise Diverged(f"step {self.step + 1}: loss {loss.item()}, gradient norm {norm.item()}")
+        if not (norm.isfinite() and total.isfinite() and mse < 1):
+            raise Diverged(f"step {self.step + 1}: loss {total.item()}, gradient norm {norm.item()}")
         for weight, matrix in self.flat:
             matrix.grad = by_rows(weight.grad).reshape(matrix.shape)
         for optimiser, full in self.optimisers:

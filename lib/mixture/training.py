@@ -5,6 +5,7 @@ Images stay on the device as bytes and noise is made there from a generator. All
 resumed run on the CPU equals an uninterrupted one bit for bit. Nothing written holds a time.
 
     python -m lib.mixture.training --arm announced --seed 0 --profile sample --out runs/sample/mixture/announced-0
+    torchrun --standalone --nproc_per_node=2 -m lib.mixture.training ...  # the same run on two processes
 
 Shapes: M training images, V validation images, B batch.
 """
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from lib import data, files, metrics
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
+from lib.mixture.ranks import ALONE, Ranks, joined
 from lib.mixture.run import Diverged, Run, TrainConfig, load_checkpoint, save_checkpoint
 from lib.params import Params, Section, UserError, load, root
 
@@ -33,7 +35,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
 def fit(
     config: TrainConfig, images: np.ndarray, clean: np.ndarray, noisy: np.ndarray, *, device: str = "cpu",
-    threads: int = 1, log: Path | None = None, checkpoint: Path | None = None, resume: bool = False
+    threads: int = 1, log: Path | None = None, checkpoint: Path | None = None, resume: bool = False,
+    ranks: Ranks = ALONE
 ) -> tuple[torch.nn.Module, dict]:  # fmt: skip
     """Train one arm; the trained network in evaluation mode, and its record.
 
@@ -41,29 +44,32 @@ def fit(
         images: (M, 3, H, W) uint8; clean, noisy: (V, 3, H, W) float32 in [0, 1], the validation pairs.
         log: gets one JSON line per log step.
         checkpoint: written every `save_every` steps, removed at the end; with `resume` the run goes on from it.
+        ranks: this process among those that share every batch; the first one validates and writes.
 
     Diverged (a UserError) names the step and the checkpoint of the last good state, which stays; a checkpoint of
     another configuration is a UserError.
     """
     _prepare(threads)
-    run = Run(config, images, pick_device(device))
+    run, first = Run(config, images, pick_device(device), ranks), ranks.rank == 0
     if resume and checkpoint and checkpoint.exists():
         load_checkpoint(run, checkpoint)
     try:
-        for _ in tqdm(range(run.step, config.steps), desc=config.arm, disable=None):
+        for _ in tqdm(range(run.step, config.steps), desc=config.arm, disable=None if first else True):
             _advance_and_log(run, torch.from_numpy(noisy), clean, log)
-            if checkpoint and run.step % config.save_every == 0:
+            if checkpoint and first and run.step % config.save_every == 0:
                 save_checkpoint(run, checkpoint)
     except Diverged as fault:
         kept = f"; the last good state is {checkpoint.name}" if checkpoint and checkpoint.exists() else ""
         raise Diverged(f"{config.arm}: {fault}{kept}") from None
-    if checkpoint:
+    if checkpoint and first:
         checkpoint.unlink(missing_ok=True)
     return run.result.eval(), _record(run, torch.from_numpy(noisy), threads)
 
 
 def _advance_and_log(run: Run, noisy: Tensor, clean: np.ndarray, log: Path | None) -> None:
     line, config = run.advance(), run.config
+    if run.ranks.rank:
+        return
     last = run.step == config.steps
     validate = run.step % config.val_every == 0 or last
     if validate:
@@ -143,10 +149,12 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
     section = section_of(params, arm)
     threads = getattr(section, "threads", params.threads)
-    model, record = fit(config, *training_data(params, section), device=params.device, threads=threads,
-                        log=out / "log.jsonl", checkpoint=checkpoint, resume=True)  # fmt: skip
-    denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), {"arm": arm, "config": record["config"]})
-    files.write_json(out / "record.json", record)
+    with joined(pick_device(params.device)) as ranks:
+        model, record = fit(config, *training_data(params, section), device=params.device, threads=threads,
+                            log=out / "log.jsonl", checkpoint=checkpoint, resume=True, ranks=ranks)  # fmt: skip
+    if ranks.rank == 0:
+        denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), {"arm": arm, "config": record["config"]})
+        files.write_json(out / "record.json", record)
 
 
 def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch.nn.Module, dict, list[dict]]:

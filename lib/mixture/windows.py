@@ -147,8 +147,9 @@ class WindowRouter(nn.Module):
         if routing.how == "random":
             if routing.generator is None:
                 raise ValueError("routing 'random' needs a torch.Generator: Routing('random', generator)")
-            keys = torch.rand(b, m, generator=routing.generator, device=routing.generator.device)
-            return keys.argsort(1).to(probabilities.device)
+            all_of_them = routing.ranks.world * b, m
+            keys = torch.rand(all_of_them, generator=routing.generator, device=routing.generator.device)
+            return routing.ranks.own(keys).argsort(1).to(probabilities.device)
         if routing.how in PLANS:  # golden-ratio steps spread the experts evenly over the image
             keys = torch.arange(m, device=probabilities.device) * 0.6180339887 % 1
             return keys.argsort().expand(b, m)

@@ -1,10 +1,13 @@
-"""What the shipped mixture is worth: `python benchmarks/mixture_quality.py [arms plans levels anchors costs photos]`.
+"""What the shipped mixture is worth: `python benchmarks/mixture_quality.py [PART ...]`, see PARTS below.
 
 Needs all of CIFAR-10 (`python -m lib data fetch`) and the weights in models/: ours, and its controls of nearly as
 many CPU seconds of training. All 10,000 test images at sigma 0.2 clamped; windows sent elsewhere than the router
 would; noise levels from 0.05 to 0.5; classical filters; operations and milliseconds; whole photographs that
 scikit-image brings along. About eight minutes of one thread. Writes benchmarks/mixture_quality.json and the figures of
 the model card; with names of parts, only those are measured again.
+
+`seeds` compares trainings of other seeds, too, which do not ship: it takes those that lie in runs/full/mixture
+(`python -m lib.mixture.training --arm ours --seed 1 --profile full --out runs/full/mixture/ours-1`, 17 CPU minutes).
 """
 
 import json
@@ -84,7 +87,7 @@ def arms(models, clean, noise_seed):
 def training_seconds():
     """CPU seconds of the shipped trainings, and of ours until its validation images first passed what was announced."""
     out = {}
-    for arm, prefix in (("unet", "unet_"), ("ours", "")):
+    for arm, prefix in (("unet", "unet_"), ("ours_random", "ours_random_"), ("ours", "")):
         _, about = denoiser.load_tensors(WEIGHTS[arm])
         steps, every, seconds = about["config"]["steps"], about["config"]["val_every"], about["cpu_seconds"]
         what = f"training of {WHAT[arm].split(',')[0]}, {steps:,} steps"
@@ -93,6 +96,29 @@ def training_seconds():
     what = f"CPU seconds of training until 500 validation images, looked at every {every:,} steps, pass 25.12 dB"
     reached = evidence.metric(passed / steps * seconds, unit="CPU s", n=1, what=what, headline=True)
     return out | {"mixture_seconds_to_2512": reached}
+
+
+def seeds(models, clean, noise_seed):
+    """Ours against each control over all training seeds for which both are there; an image counts with its mean."""
+    out, psnr = {}, {(arm, SEED): model for arm, model in models.items()}
+    for path in sorted((ROOT / "runs" / "full" / "mixture").glob("*/weights.safetensors")):
+        arm, seed = path.parent.name.rsplit("-", 1)
+        if arm in WEIGHTS and int(seed) != SEED:
+            psnr[arm, int(seed)] = denoiser.load_weights(path, arm)
+    noisy = data.add_noise(clean, SIGMA, noise_seed)
+    for (arm, seed), model in psnr.items():
+        psnr[arm, seed] = metrics.psnr(clean, restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing))
+    ours = [seed for arm, seed in psnr if arm == "ours"]
+    what = f"ours, training seeds {ours}, one noise seed"
+    out["mixture_seeds_ours_psnr_db"] = decibels(np.mean([psnr["ours", seed] for seed in ours], axis=0), what)
+    for name, other in (("over_unet", "unet"), ("router_gain", "ours_random")):
+        gains = {seed: psnr["ours", seed] - psnr[other, seed] for seed in ours if (other, seed) in psnr}
+        each = ", ".join(f"{gain.mean():+.4f} with seed {seed}" for seed, gain in gains.items())
+        what = f"PSNR of ours minus {WHAT[other].split(', nearly')[0]}, {len(gains)} training seeds: {each}"
+        out[f"mixture_seeds_{name}_db"] = decibels(np.mean(list(gains.values()), axis=0), what)
+        worst = min(gain.mean() for gain in gains.values())
+        out[f"mixture_seeds_{name}_worst_db"] = evidence.metric(worst, unit="dB", n=len(gains), what="its worst seed")
+    return out
 
 
 def plans(models, clean, noise_seed):
@@ -230,7 +256,7 @@ def photos(models, clean, noise_seed):
 
 
 RECORD, CARD = ROOT / "benchmarks" / "mixture_quality.json", ROOT / "models" / "mixture_denoiser.md"
-PARTS = {"arms": arms, "plans": plans, "levels": levels, "anchors": anchors, "costs": costs, "photos": photos}
+PARTS = {part.__name__: part for part in (arms, seeds, plans, levels, anchors, costs, photos)}
 
 
 def card(found):
@@ -251,6 +277,13 @@ def card(found):
     if "mixture_full_router_gain_db" in found:
         rows.append(
             f"* Above the same network routed at random, in training too: {interval('mixture_full_router_gain_db')} dB."
+        )
+    if "mixture_seeds_over_unet_db" in found:
+        n = found["mixture_seeds_over_unet_worst_db"]["n"]
+        rows.append(
+            f"* Over {n} training seeds: {interval('mixture_seeds_ours_psnr_db')} dB with one noise seed, "
+            f"{interval('mixture_seeds_over_unet_db')} dB above the control, "
+            f"{interval('mixture_seeds_router_gain_db')} dB above random routing."
         )
     rows += [
         f"* Windows routed otherwise after training, {how}: {interval(f'mixture_full_plan_{how}_db')} dB."

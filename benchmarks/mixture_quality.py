@@ -35,11 +35,16 @@ SIGMA, LEVELS, SEED = 0.2, (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), 0
 PLANS = ("learned", "random", "fixed", "all", "none")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 WEIGHTS = {arm: ROOT / "models" / f"mixture_{name}.safetensors"
-           for arm, name in (("ours", "denoiser"), ("unet", "unet"), ("ours_random", "random"))}  # fmt: skip
+           for arm, name in (("ours", "denoiser"), ("unet", "unet"), ("ours_committed", "committed"))}  # fmt: skip
 WHAT = {
     "ours": "ours",
     "unet": "no attention, nearly as many CPU seconds",
-    "ours_random": "windows routed at random, in training too",
+    "ours_committed": "windows routed by the router in training, too",
+}
+RIVALS = {
+    "over_unet": ("unet", "the control without attention"),
+    "over_committed": ("ours_committed", "the same network that followed its router in training"),
+    "router_gain": ("random", "the same weights along random routes, as in their training"),
 }
 FEW = 1000  # test images, where a filter or a level is slow
 
@@ -77,17 +82,17 @@ def arms(models, clean, noise_seed):
     spent = f"{trained['mixture_training_seconds']['value']:,.0f} CPU s of training"
     out["mixture_cpu10_psnr_db"] = decibels(three, f"PSNR, ours, {spent}, 3 noise seeds, {what}", headline=True)
     out["mixture_full_noisy_psnr_db"] = decibels(metrics.psnr(clean, noisy), f"PSNR, noisy input, {what}")
-    for name, other in (("over_unet", "unet"), ("router_gain", "ours_random")):
-        if other in psnr:
-            gain = evidence.paired_difference(psnr["ours"], psnr[other])
-            out[f"mixture_full_{name}_db"] = decibels(gain, f"PSNR of ours minus {WHAT[other]}, {what}")
+    psnr["random"] = metrics.psnr(clean, restore(models["ours"], noisy, SIGMA, "random"))
+    for name, (other, text) in RIVALS.items():
+        gain = evidence.paired_difference(psnr["ours"], psnr[other])
+        out[f"mixture_full_{name}_db"] = decibels(gain, f"PSNR of ours minus {text}, {what}")
     return out | trained
 
 
 def training_seconds():
     """CPU seconds of the shipped trainings, and of ours until its validation images first passed what was announced."""
     out = {}
-    for arm, prefix in (("unet", "unet_"), ("ours_random", "ours_random_"), ("ours", "")):
+    for arm, prefix in (("unet", "unet_"), ("ours_committed", "ours_committed_"), ("ours", "")):
         _, about = denoiser.load_tensors(WEIGHTS[arm])
         steps, every, seconds = about["config"]["steps"], about["config"]["val_every"], about["cpu_seconds"]
         what = f"training of {WHAT[arm].split(',')[0]}, {steps:,} steps"
@@ -100,21 +105,23 @@ def training_seconds():
 
 def seeds(models, clean, noise_seed):
     """Ours against each control over all training seeds for which both are there; an image counts with its mean."""
-    out, psnr = {}, {(arm, SEED): model for arm, model in models.items()}
+    trained, found, out = {(arm, SEED): model for arm, model in models.items()}, {}, {}
     for path in sorted((ROOT / "runs" / "full" / "mixture").glob("*/weights.safetensors")):
         arm, seed = path.parent.name.rsplit("-", 1)
         if arm in WEIGHTS and int(seed) != SEED:
-            psnr[arm, int(seed)] = denoiser.load_weights(path, arm)
+            trained[arm, int(seed)] = denoiser.load_weights(path, arm)
     noisy = data.add_noise(clean, SIGMA, noise_seed)
-    for (arm, seed), model in psnr.items():
-        psnr[arm, seed] = metrics.psnr(clean, restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing))
-    ours = [seed for arm, seed in psnr if arm == "ours"]
+    for (arm, seed), model in trained.items():
+        found[arm, seed] = metrics.psnr(clean, restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing))
+        if arm == "ours":
+            found["random", seed] = metrics.psnr(clean, restore(model, noisy, SIGMA, "random"))
+    ours = [seed for arm, seed in found if arm == "ours"]
     what = f"ours, training seeds {ours}, one noise seed"
-    out["mixture_seeds_ours_psnr_db"] = decibels(np.mean([psnr["ours", seed] for seed in ours], axis=0), what)
-    for name, other in (("over_unet", "unet"), ("router_gain", "ours_random")):
-        gains = {seed: psnr["ours", seed] - psnr[other, seed] for seed in ours if (other, seed) in psnr}
+    out["mixture_seeds_ours_psnr_db"] = decibels(np.mean([found["ours", seed] for seed in ours], axis=0), what)
+    for name, (other, text) in RIVALS.items():
+        gains = {seed: found["ours", seed] - found[other, seed] for seed in ours if (other, seed) in found}
         each = ", ".join(f"{gain.mean():+.4f} with seed {seed}" for seed, gain in gains.items())
-        what = f"PSNR of ours minus {WHAT[other].split(', nearly')[0]}, {len(gains)} training seeds: {each}"
+        what = f"PSNR of ours minus {text}, {len(gains)} training seeds: {each}"
         out[f"mixture_seeds_{name}_db"] = decibels(np.mean(list(gains.values()), axis=0), what)
         worst = min(gain.mean() for gain in gains.values())
         out[f"mixture_seeds_{name}_worst_db"] = evidence.metric(worst, unit="dB", n=len(gains), what="its worst seed")
@@ -274,16 +281,12 @@ def card(found):
         f"* Above the control without attention, {found['mixture_unet_training_seconds']['value']:,.0f} CPU seconds: "
         f"{interval('mixture_full_over_unet_db')} dB.",
     ]
-    if "mixture_full_router_gain_db" in found:
-        rows.append(
-            f"* Above the same network routed at random, in training too: {interval('mixture_full_router_gain_db')} dB."
-        )
+    rows += [f"* Above {RIVALS[name][1]}: {interval(f'mixture_full_{name}_db')} dB." for name in list(RIVALS)[1:]]
     if "mixture_seeds_over_unet_db" in found:
         n = found["mixture_seeds_over_unet_worst_db"]["n"]
         rows.append(
             f"* Over {n} training seeds: {interval('mixture_seeds_ours_psnr_db')} dB with one noise seed, "
-            f"{interval('mixture_seeds_over_unet_db')} dB above the control, "
-            f"{interval('mixture_seeds_router_gain_db')} dB above random routing."
+            f"{interval('mixture_seeds_over_unet_db')} dB above the control."
         )
     rows += [
         f"* Windows routed otherwise after training, {how}: {interval(f'mixture_full_plan_{how}_db')} dB."

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from lib import evidence, files
 
-ARMS = "announced", "ours", "ours_random"
+ARMS = "announced", "ours", "ours_committed"
 FEW = 20  # steps for which rounding alone tells the two apart; later training itself amplifies it
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--no-python"
 

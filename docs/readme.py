@@ -51,6 +51,21 @@ def notebook_table(root: Path) -> str:
     return "\n".join(lines)
 
 
+def full_table(root: Path) -> str:
+    """How long each part of the full profile took, where that was noted (`make full`)."""
+    path, parts = root / "results" / "full" / "seconds.json", {}
+    for stage, seconds in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
+        name, _, which = stage.partition("@full")
+        parts.setdefault((name, *which.split("-")[1:2]), []).append(seconds)
+    lines = ["| part of the full profile | runs | minutes of each |", "|---|---|---|"]
+    for key, seconds in parts.items():
+        low, high = (f"{bound / 60:.1f}" for bound in (min(seconds), max(seconds)))
+        lines.append(
+            f"| {' '.join(f'`{k}`' for k in key)} | {len(seconds)} | {low if low == high else f'{low} to {high}'} |"
+        )
+    return "\n".join(lines)
+
+
 def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
     """Write generated text between its markers.
 
@@ -100,6 +115,7 @@ def parts() -> tuple[dict[str, str], dict[str, dict]]:
         "headline": headline_table(shown, claims.read_metrics("sample")),
         "tally": f"{len(verdicts)} claims on trial so far: {tally}.",
         "notebooks": notebook_table(params.root()),
+        "full": full_table(params.root()),
     }
     return blocks, metrics
 

@@ -55,14 +55,3 @@ def ssim(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
         raise ValueError(f"images of equal shape are needed, found {clean.shape} and {test.shape}")
     pairs = zip(clean, test, strict=True)
     return np.array([structural_similarity(a, b, data_range=1.0, channel_axis=0) for a, b in pairs])
-
-
-def bits_per_character(nats: float, characters: int) -> float:
-    """A text's total negative log-likelihood in nats, per character of the original text, in bits.
-
-    Raises:
-        ValueError: no characters.
-    """
-    if characters <= 0:
-        raise ValueError(f"characters must be positive, found {characters}")
-    return nats / (characters * math.log(2))

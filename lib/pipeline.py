@@ -3,13 +3,13 @@
 `reproduce` forces every stage of the sample profile in a fresh clone under `.reproduce/` and compares: on the same
 processor, versions and threads every committed file must come out equal byte for byte; elsewhere every metric must
 lie within the band that stands beside it in `metrics.json`. `full` runs the full profile in a clone under `.full/`
-that stays between calls, so that an interrupted run goes on where it was, and brings back what it made. Neither
-edits a tracked file of the tree by hand, and the same stages serve both.
+that stays between calls, so that an interrupted run goes on where it was, and brings back what it made.
 """
 
 import argparse
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -82,7 +82,9 @@ def full(folder: Path, only: Sequence[str] = ()) -> None:
         else:
             clone(folder, copy)
         choose_full(copy / "params.yaml")
-        run_pipeline(copy, "full", time.time(), force=False, only=only)
+        noted = copy / "results" / "full" / "seconds.json"  # of stages, over all sittings, for the README
+        before = params.read_yaml(noted) if noted.is_file() else {}
+        files.write_json(noted, before | run_pipeline(copy, "full", time.time(), False, only))
         shutil.copytree(copy / "results" / "full", folder / "results" / "full", dirs_exist_ok=True)
         shutil.copy2(copy / "dvc.lock", folder / "dvc.lock")
         if only:
@@ -120,18 +122,16 @@ def clone(folder: Path, target: Path) -> Path:
     return target
 
 
-def run_pipeline(copy: Path, profile: str, started: float, force: bool = True, only: Sequence[str] = ()) -> None:
+def run_pipeline(copy: Path, profile: str, started: float, force=True, only: Sequence[str] = ()) -> dict[str, int]:
     """`dvc pull` the data and run the stages, printing stage n of m and the time elapsed.
 
-    With `force` every stage runs, also those that `dvc.lock` and the run cache call up to date, and studies that do
-    not depend on each other run two at a time, since most of their work uses one core.
-    UserError: a stage failed; its own output stands above.
+    With `force` every stage runs, also those that are up to date, and studies that do not depend on each other run
+    two at a time. Returns the seconds of each stage that ran. UserError: a stage failed; its output stands above.
     """
     _call(copy, "dvc", "pull", "--quiet", "data.dvc")
     said = Progress(len(_call(copy, "dvc", "stage", "list", "--name-only").split()), started)
     if not force:
-        _repro(copy, said, profile, *only)
-        return
+        return _repro(copy, said, profile, *only)
     studies, last = independent_studies(copy)
     with ThreadPoolExecutor(max_workers=2) as pool:
         running = [pool.submit(_repro_each, copy, said, profile, study) for study in studies]
@@ -140,13 +140,14 @@ def run_pipeline(copy: Path, profile: str, started: float, force: bool = True, o
                 pool.shutdown(cancel_futures=True)
                 raise study.exception()
     _repro_each(copy, said, profile, last)
+    return said.seconds
 
 
 class Progress:
-    """Prints stage n of m and the time elapsed, for stages that may run side by side."""
+    """Prints stage n of m and the time elapsed, and notes each one's seconds; stages may run side by side."""
 
     def __init__(self, total: int, started: float):
-        self.total, self.started, self.done, self.failed = total, started, 0, False
+        self.total, self.started, self.done, self.failed, self.seconds = total, started, 0, False, {}
 
     def stage(self, name: str) -> str:
         """A stage begins; which one, for people."""
@@ -182,18 +183,23 @@ def _repro_each(copy: Path, said: Progress, profile: str, stages: list[str]) -> 
             _repro(copy, said, profile, "--force", "--single-item", name)
 
 
-def _repro(copy: Path, said: Progress, profile: str, *arguments: str) -> None:
+def _repro(copy: Path, said: Progress, profile: str, *arguments: str) -> dict[str, int]:
     how = {"cwd": copy, "env": tool_environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(["dvc", "--wait-for-lock", "repro", *arguments], **how)
     fault = f"dvc {' '.join(arguments)} failed"
+    ran = []  # names and when they began
     for line in process.stdout or ():
         if stage := re.match(r"Running stage '(.+)'", line):
             fault = said.stage(stage[1])
+            ran.append((stage[1], time.time()))
         elif line.strip() and not line.strip().startswith(DVC_HINTS):
             print(f"    {line.rstrip()}", flush=True)
     if process.wait():
         said.failed = True
         raise params.UserError(f"{fault} ({profile}); its output stands above")
+    for (name, began), (_, ended) in itertools.pairwise([*ran, ("", time.time())]):
+        said.seconds[name] = round(ended - began)
+    return said.seconds
 
 
 def tool_environment() -> dict[str, str]:

@@ -419,11 +419,12 @@ MUTATIONS = [
     Mutation("plan not passed on", "network", "block(x, routing)", "block(x, LEARNED)"),
     Mutation("no skip connection", "network", "x = skip + self.up(x)", "x = self.up(x)"),
     Mutation(
-        "random arm is routed by its router",
+        "the router does not explore",
         "denoiser",
         'Arm(lambda: Trunk(routed=True), "random")',
         "Arm(lambda: Trunk(routed=True))",
     ),
+    Mutation("validated along random routes", "training", "ARMS[config.arm].routing)", "ARMS[config.arm].exploring)"),
     # several processes
     Mutation("all processes take the first share", "ranks", "[self.rank]", "[0]", RANKS),
     Mutation("gradients added up", "ranks", "flat.div_(self.world)", "flat", RANKS),

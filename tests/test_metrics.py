@@ -88,12 +88,3 @@ def test_shapes_that_differ_are_refused_even_where_they_would_broadcast(measure,
     clean, _ = pair()
     with pytest.raises(ValueError, match=r"equal shape.*\(4, 3, 16, 16\)"):
         measure(clean, np.zeros(shape, np.float32))
-
-
-def test_bits_per_character():
-    assert metrics.bits_per_character(math.log(2), 1) == 1
-    assert metrics.bits_per_character(100 * math.log(27), 100) == pytest.approx(math.log2(27))
-    assert metrics.bits_per_character(0.0, 3) == 0
-    for characters in (0, -5):
-        with pytest.raises(ValueError, match=f"characters must be positive, found {characters}"):
-            metrics.bits_per_character(1.0, characters)

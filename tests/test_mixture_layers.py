@@ -62,7 +62,7 @@ def trunk(routed=True):
 @pytest.fixture
 def narrow(monkeypatch):
     """The arms with networks of a sixth of their width, so that a training takes a moment."""
-    for name in ("ours", "ours_random"):
+    for name in ("ours", "ours_committed"):
         arm = denoiser.ARMS[name]
         small = arm._replace(network=lambda network=arm.network: Trunk(len(network().after) == 4, width=8))
         monkeypatch.setitem(denoiser.ARMS, name, small)
@@ -500,10 +500,29 @@ def test_an_arm_that_steps_faster_makes_more_steps():
 
 
 def test_arms_differ_by_their_routing_alone(narrow):
-    learned, other = (denoiser.build(arm, 0).state_dict() for arm in ("ours", "ours_random"))
-    assert equal(learned, other)
-    assert denoiser.ARMS["ours_random"].routing == "random" and denoiser.ARMS["ours"].routing == "learned"
-    assert not equal(fit(), fit(dataclasses.replace(RECIPE, arm="ours_random")))
+    ours, other = (denoiser.build(arm, 0).state_dict() for arm in ("ours", "ours_committed"))
+    assert equal(ours, other)
+    assert [denoiser.ARMS[arm].exploring for arm in ("ours", "ours_committed")] == ["random", "learned"]
+    assert [denoiser.ARMS[arm].routing for arm in ("ours", "ours_committed")] == ["learned", "learned"]
+    assert not equal(fit(), fit(dataclasses.replace(RECIPE, arm="ours_committed")))
+
+
+@pytest.mark.parametrize("arm", ["ours", "ours_committed"])
+def test_the_router_learns_from_routes_it_chose_and_from_random_ones(narrow, arm):
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), np.uint8)
+    run = Run(dataclasses.replace(RECIPE, arm=arm), images, torch.device("cpu"))
+    routers = [block.router.score.weight for block in run.model.middle]
+    before = [weight.detach().clone() for weight in routers]
+    for _ in range(3):  # the experts begin as zero, so that the first step moves them and not the router
+        run.advance()
+    assert not any(torch.equal(old, new) for old, new in zip(before, routers, strict=True))
+
+
+def test_a_validation_follows_the_router(narrow, monkeypatch):
+    seen, denoise = [], denoiser.denoise
+    monkeypatch.setattr(denoiser, "denoise", lambda *a, **b: seen.append(b["routing"].how) or denoise(*a, **b))
+    fit()
+    assert set(seen) == {"learned"}
 
 
 def test_the_schedule_rises_stays_and_falls_to_zero():

@@ -17,7 +17,7 @@ processes = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(processes)
 
 
-@pytest.mark.parametrize("arm, images", [("announced", 320), ("ours_random", 80)])
+@pytest.mark.parametrize("arm, images", [("announced", 320), ("ours", 80)])
 def test_two_processes_train_as_one(tmp_path, arm, images):
     copy = processes.project(tmp_path / "copy", bf16=False, images=images)
     one, two = (processes.trained(copy, arm, number) for number in (1, 2))

@@ -77,9 +77,14 @@ class Announced(nn.Module):
 
 
 class Arm(NamedTuple):
-    """A network, how its windows are routed in training and after it, and its steps for the CPU seconds of ours."""
+    """A network, how its windows are routed in training and after it, and its steps for the CPU seconds of ours.
+
+    A router that is followed in training sees only what becomes of its own choices, and the network grows used to
+    them. Ours explores: windows go to random experts in training, and the gates teach the router all the while.
+    """
 
     network: Callable[[], nn.Module]
+    exploring: str = "learned"
     routing: str = "learned"
     pace: float = 1.0
 
@@ -87,9 +92,8 @@ class Arm(NamedTuple):
 ARMS = {
     "announced": Arm(Announced),
     "announced_unclamped": Arm(lambda: Announced(clamp_training=False)),
-    "ours": Arm(lambda: Trunk(routed=True)),
-    "ours_random": Arm(lambda: Trunk(routed=True), "random"),
-    "ours_fixed": Arm(lambda: Trunk(routed=True), "fixed"),
+    "ours": Arm(lambda: Trunk(routed=True), "random"),
+    "ours_committed": Arm(lambda: Trunk(routed=True)),
     "unet": Arm(lambda: Trunk(routed=False), pace=1.35),
 }
 

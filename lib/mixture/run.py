@@ -90,7 +90,7 @@ class Run:
         self.optimisers, self.flat = optimisers(self.model, config)
         self.order = torch.Generator().manual_seed(config.order_seed)
         self.noise = torch.Generator(device).manual_seed(config.noise_seed)
-        self.routing = Routing(denoiser.ARMS[config.arm].routing, self.noise, ranks=ranks)
+        self.routing = Routing(denoiser.ARMS[config.arm].exploring, self.noise, ranks=ranks)
         self.epoch_order = torch.empty(0, dtype=torch.long)
 
     def advance(self) -> dict:

@@ -73,7 +73,7 @@ def _advance_and_log(run: Run, noisy: Tensor, clean: np.ndarray, log: Path | Non
     last = run.step == config.steps
     validate = run.step % config.val_every == 0 or last
     if validate:
-        routing = Routing(run.routing.how, torch.Generator().manual_seed(0))
+        routing = Routing(denoiser.ARMS[config.arm].routing)
         image = denoiser.denoise(run.result, noisy, config.sigma, routing=routing)
         line["val_psnr"] = float(metrics.psnr(clean, image.numpy()).mean())
     if validate or run.step % config.log_every == 0:

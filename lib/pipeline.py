@@ -82,11 +82,11 @@ def full(folder: Path, only: Sequence[str] = ()) -> None:
         else:
             clone(folder, copy)
         choose_full(copy / "params.yaml")
-        noted = copy / "results" / "full" / "seconds.json"  # of stages, over all sittings, for the README
-        before = params.read_yaml(noted) if noted.is_file() else {}
-        files.write_json(noted, before | run_pipeline(copy, "full", time.time(), False, only))
+        seconds = run_pipeline(copy, "full", time.time(), force=False, only=only)
         shutil.copytree(copy / "results" / "full", folder / "results" / "full", dirs_exist_ok=True)
         shutil.copy2(copy / "dvc.lock", folder / "dvc.lock")
+        noted = folder / "results" / "full" / "seconds.json"  # over all sittings, for the README
+        files.write_json(noted, (params.read_yaml(noted) if noted.is_file() else {}) | seconds)
         if only:
             gather.gather("full", folder)
         print("results/full is up to date; commit it with dvc.lock")

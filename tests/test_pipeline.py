@@ -228,6 +228,8 @@ def test_full_brings_its_results_back_and_leaves_the_rest(tiny, capsys):
     pipeline.full(tiny)  # nothing was committed in between; what ran is not run again
     assert trace(tiny) == ["measure full", "collect full"]
     assert "results/full is up to date" in capsys.readouterr().out
+    noted = json.loads((tiny / "results" / "full" / "seconds.json").read_text())
+    assert set(noted) == {"measure@full", "collect@full"} and all(0 <= value < 60 for value in noted.values())
 
 
 def test_full_runs_one_study_in_a_sitting_of_its_own(tiny):

@@ -42,6 +42,14 @@ def test_the_notebook_table_links_the_copies_that_are_there():
     assert all((ROOT / link).is_file() for link in re.findall(r"\]\((.+?)\)", table))
 
 
+def test_the_time_of_the_full_profile_is_told_by_part(tmp_path):
+    assert readme.full_table(tmp_path).count("\n") == 1  # nothing but the head
+    noted = {"train@full-attention-0": 60, "data@full": 30, "train@full-attention-1": 150, "train@full-lstm-0": 90}
+    files.write_json(tmp_path / "results" / "full" / "seconds.json", noted)
+    rows = ["| `data` | 1 | 0.5 |", "| `train` `attention` | 2 | 1.0 to 2.5 |", "| `train` `lstm` | 1 | 1.5 |"]
+    assert sorted(readme.full_table(tmp_path).splitlines()[2:]) == rows
+
+
 def test_every_link_and_picture_of_the_page_leads_somewhere():
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text(encoding="utf-8"))
     assert len(links) > 10 and not [link for link in links if not (ROOT / link).exists()]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -125,21 +125,29 @@ def clone(folder: Path, target: Path) -> Path:
 def run_pipeline(copy: Path, profile: str, started: float, force=True, only: Sequence[str] = ()) -> dict[str, int]:
     """`dvc pull` the data and run the stages, printing stage n of m and the time elapsed.
 
-    With `force` every stage runs, also those that are up to date, and studies that do not depend on each other run
-    two at a time. Returns the seconds of each stage that ran. UserError: a stage failed; its output stands above.
+    With `force` every stage runs, also those that are up to date, two at a time where neither waits for the other.
+    Returns the seconds of each stage that ran. UserError: a stage failed; its output stands above.
     """
     _call(copy, "dvc", "pull", "--quiet", "data.dvc")
     said = Progress(len(_call(copy, "dvc", "stage", "list", "--name-only").split()), started)
     if not force:
         return _repro(copy, said, profile, *only)
-    studies, last = independent_studies(copy)
+    needs, running = stage_needs(copy), {}
+    order = TopologicalSorter(needs)
+    order.prepare()
+    depth = {name: 0 for name in needs}  # stages in the longest chain behind it: those with much behind them go first
+    for name in reversed([*TopologicalSorter(needs).static_order()]):
+        depth |= {need: max(depth[need], depth[name] + 1) for need in needs[name]}
+    ready = []
     with ThreadPoolExecutor(max_workers=2) as pool:
-        running = [pool.submit(_repro_each, copy, said, profile, study) for study in studies]
-        for study in as_completed(running):
-            if study.exception():
-                pool.shutdown(cancel_futures=True)
-                raise study.exception()
-    _repro_each(copy, said, profile, last)
+        while order.is_active():
+            ready = sorted([*ready, *order.get_ready()], key=lambda name: -depth[name])
+            while ready and len(running) < 2:
+                task = pool.submit(_repro, copy, said, profile, "--force", "--single-item", ready[0])
+                running[task] = ready.pop(0)
+            for task in wait(running, return_when=FIRST_COMPLETED).done:
+                task.result()  # of a stage that failed: its error, once the one beside it has ended
+                order.done(running.pop(task))
     return said.seconds
 
 
@@ -147,7 +155,7 @@ class Progress:
     """Prints stage n of m and the time elapsed, and notes each one's seconds; stages may run side by side."""
 
     def __init__(self, total: int, started: float):
-        self.total, self.started, self.done, self.failed, self.seconds = total, started, 0, False, {}
+        self.total, self.started, self.done, self.seconds = total, started, 0, {}
 
     def stage(self, name: str) -> str:
         """A stage begins; which one, for people."""
@@ -156,31 +164,14 @@ class Progress:
         return f"stage {self.done} of {self.total} failed: {name}"
 
 
-def independent_studies(copy: Path) -> tuple[list[list[str]], list[str]]:
-    """Stages in groups that do not depend on each other, each in its order, the largest first; and the chain at the
-    end of the pipeline that waits for all groups."""
+def stage_needs(copy: Path) -> dict[str, set[str]]:
+    """The stages that each stage needs, by name."""
     from dvc.repo import Repo
 
     with Repo(str(copy)) as repo:
         graph = repo.index.graph  # an edge leads from a stage to what it needs; data.dvc is no stage and has no name
         stages = [stage for stage in graph.nodes if hasattr(stage, "name")]
-        needs = {s.name: {other.name for other in graph.successors(s) if other in stages} for s in stages}
-    order = list(TopologicalSorter(needs).static_order())
-    last, rest = [], dict(needs)
-    while len(ends := [n for n in rest if rest[n] and not any(n in some for some in rest.values())]) == 1:
-        last.insert(0, ends[0])
-        del rest[ends[0]]
-    groups: list[set[str]] = []
-    for name in [name for name in order if name not in last]:
-        joined = [group for group in groups if group & needs[name]]
-        groups = [group for group in groups if group not in joined] + [set().union({name}, *joined)]
-    return sorted(([n for n in order if n in group] for group in groups), key=len, reverse=True), last
-
-
-def _repro_each(copy: Path, said: Progress, profile: str, stages: list[str]) -> None:
-    for name in stages:
-        if not said.failed:  # another study's failure stops this one before its next stage
-            _repro(copy, said, profile, "--force", "--single-item", name)
+        return {s.name: {other.name for other in graph.successors(s) if other in stages} for s in stages}
 
 
 def _repro(copy: Path, said: Progress, profile: str, *arguments: str) -> dict[str, int]:
@@ -195,7 +186,6 @@ def _repro(copy: Path, said: Progress, profile: str, *arguments: str) -> dict[st
         elif line.strip() and not line.strip().startswith(DVC_HINTS):
             print(f"    {line.rstrip()}", flush=True)
     if process.wait():
-        said.failed = True
         raise params.UserError(f"{fault} ({profile}); its output stands above")
     for (name, began), (_, ended) in itertools.pairwise([*ran, ("", time.time())]):
         said.seconds[name] = round(ended - began)

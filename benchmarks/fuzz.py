@@ -113,7 +113,7 @@ def weights() -> Entry:
         return reader(path)
 
     values = {"a": np.ones(3, np.float32)}
-    language = {"config": json.dumps({"vocab": 3, "grams": []}), "pieces": '["a", "b"]'}
+    language = {"about": json.dumps({"config": {"vocab": 3, "grams": []}, "pieces": ["a", "b"]})}
     about = [{"about": '{"arm": "announced"}'}, language]
     return Entry([save(values, entry) for entry in about], load)
 

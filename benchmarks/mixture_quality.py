@@ -120,8 +120,8 @@ def seeds(models, clean, noise_seed):
     out["mixture_seeds_ours_psnr_db"] = decibels(np.mean([found["ours", seed] for seed in ours], axis=0), what)
     for name, (other, text) in RIVALS.items():
         gains = {seed: found["ours", seed] - found[other, seed] for seed in ours if (other, seed) in found}
-        each = ", ".join(f"{gain.mean():+.4f} with seed {seed}" for seed, gain in gains.items())
-        what = f"PSNR of ours minus {text}, {len(gains)} training seeds: {each}"
+        each = ", ".join(f"{gain.mean():+.4f} ({seed})" for seed, gain in gains.items())
+        what = f"PSNR of ours minus {text}, training seeds {sorted(gains)}: {each}"
         out[f"mixture_seeds_{name}_db"] = decibels(np.mean(list(gains.values()), axis=0), what)
         worst = min(gain.mean() for gain in gains.values())
         out[f"mixture_seeds_{name}_worst_db"] = evidence.metric(worst, unit="dB", n=len(gains), what="its worst seed")

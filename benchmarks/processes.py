@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from lib import evidence, files
 
 ARMS = "announced", "ours", "ours_committed"
-FEW = 20  # steps for which rounding alone tells the two apart; later training itself amplifies it
+HORIZONS = 5, 10, 20, None  # steps looked at: rounding tells the two apart at first, then training amplifies it
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--no-python"
 
 
@@ -61,12 +61,13 @@ def main() -> None:
             copy = project(Path(folder) / f"bf16-{bf16}", bf16, images=2560)
             found = {arm: differences(copy, arm) for arm in ARMS if not (bf16 and arm == "announced")}
             how = f"{'products in bfloat16' if bf16 else '32-bit floats'}: {', '.join(found)}"
-            for steps, name in ((FEW, ""), (None, "_long")):
+            for steps in HORIZONS:
                 chosen = [value for values in found.values() for value in values[:steps]]
-                what = f"largest difference of a step's loss on two processes and on one, {{}}, {how}"
-                when = f"first {FEW} steps" if steps else f"{min(map(len, found.values()))} steps or more"
-                entry = evidence.metric(max(chosen), n=len(chosen), what=what.format(when), headline=not (bf16 or name))
-                metrics[f"ddp_loss_difference{name}{'_bf16' if bf16 else ''}"] = entry
+                when = f"first {steps} steps" if steps else f"{min(map(len, found.values()))} steps or more"
+                what = f"largest difference of a step's loss on two processes and on one, {when}, {how}"
+                tail = ("_bf16" if bf16 else "") + {HORIZONS[0]: "", None: "_long"}.get(steps, f"_{steps}")
+                entry = evidence.metric(max(chosen), n=len(chosen), what=what, headline=tail == "")
+                metrics[f"ddp_loss_difference{tail}"] = entry
     for name, entry in metrics.items():
         print(f"{name} {entry['value']:.2g}: {entry['what']}")
     run = {"device": "cpu", "cores": os.cpu_count(), **evidence.environment()}

@@ -89,7 +89,8 @@ def _resume(checkpoint, state, losses) -> int:
 
 def save_arrays(path, arrays: dict, config: Config | None = None, pieces=()) -> None:
     """Arrays as safetensors, written whole or not at all; with the configuration and vocabulary of a model."""
-    about = {"config": json.dumps(asdict(config)), "pieces": json.dumps(pieces)} if config else None
+    # one key only: safetensors writes several in an order that differs from run to run
+    about = {"about": json.dumps({"config": asdict(config), "pieces": pieces})} if config else None
     with files.atomic(path) as partial:
         save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, partial, metadata=about)
 
@@ -98,9 +99,9 @@ def load_model(path):
     """(arrays, config, tokeniser) of a saved model. Raises UserError: missing, or no model of this project."""
     try:
         with safe_open(path, "numpy") as stored:
-            about = stored.metadata()
+            about = json.loads(stored.metadata()["about"])
             arrays = {name: stored.get_tensor(name).astype(np.float32) for name in stored.keys()}
-        fields, pieces = json.loads(about["config"]), json.loads(about["pieces"])
+        fields, pieces = about["config"], about["pieces"]
         fields["grams"] = tuple(map(tuple, fields["grams"]))
         return arrays, Config(**fields), corpus.Tokeniser(tuple(pieces), list)
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:

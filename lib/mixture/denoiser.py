@@ -79,8 +79,8 @@ class Announced(nn.Module):
 class Arm(NamedTuple):
     """A network, how its windows are routed in training and after it, and its steps for the CPU seconds of ours.
 
-    A router that is followed in training sees only what becomes of its own choices, and the network grows used to
-    them. Ours explores: windows go to random experts in training, and the gates teach the router all the while.
+    Ours explores: windows go to random experts in training, so that the router does not only see what becomes of its
+    own choices, and the gates teach it all the while.
     """
 
     network: Callable[[], nn.Module]

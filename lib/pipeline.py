@@ -131,7 +131,7 @@ def run_pipeline(copy: Path, profile: str, started: float, force=True, only: Seq
     _call(copy, "dvc", "pull", "--quiet", "data.dvc")
     said = Progress(len(_call(copy, "dvc", "stage", "list", "--name-only").split()), started)
     if not force:
-        return _repro(copy, said, profile, *only)
+        return _repro(copy, said, profile, "--pull", *only)  # what the store holds is not made again
     needs, running = stage_needs(copy), {}
     order = TopologicalSorter(needs)
     order.prepare()

@@ -1,14 +1,17 @@
 """lib/mixture/ranks.py: the command that trains an arm, on two processes joined by torchrun and on one."""
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
-from lib.mixture import denoiser
-from lib.mixture.experts import balance_loss
+from lib import params
+from lib.mixture import denoiser, training
+from lib.mixture.experts import Routing, balance_loss
 from lib.mixture.ranks import Ranks, joined
+from lib.mixture.windows import WindowRouter
 from lib.params import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +49,27 @@ def test_a_batch_that_does_not_split_is_refused():
 def test_the_shares_of_all_processes_are_the_batch():
     batch = torch.arange(12).view(6, 2)
     assert torch.equal(torch.cat([Ranks(rank, 3).own(batch) for rank in range(3)]), batch)
+
+
+def test_random_routes_are_shares_of_those_of_the_whole_batch():
+    """Experts begin as zero, so that the first steps of a training would not show other routes."""
+    router, windows = WindowRouter(8, 0.5, 0.25), torch.randn(4, 16, 4, 8, generator=torch.Generator().manual_seed(0))
+
+    def order(part, ranks):
+        return router(part, Routing("random", torch.Generator().manual_seed(1), ranks=ranks))[0]
+
+    shares = [order(part, Ranks(rank, 2)) for rank, part in enumerate(windows.chunk(2))]
+    assert torch.equal(torch.cat(shares), order(windows, Ranks()))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_writes(tmp_path, monkeypatch, rank):
+    found = params.load("sample")
+    monkeypatch.setattr(training, "joined", lambda device: contextlib.nullcontext(Ranks(rank, 2)))
+    monkeypatch.setattr(training, "training_data", lambda *_: ())
+    monkeypatch.setattr(training, "fit", lambda *_, **__: (torch.nn.Linear(1, 1), {"config": {}}))
+    training.train(found, "announced", 0, tmp_path / "out")
+    assert (tmp_path / "out").exists() is (rank == 0)
 
 
 def test_alone_nothing_is_exchanged(monkeypatch):

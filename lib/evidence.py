@@ -106,16 +106,7 @@ def metric(
     """
     if isinstance(value, Interval):
         value, low, high, n, sd = value
-    entry = {
-        "value": value,
-        "unit": unit,
-        "what": what,
-        "n": n,
-        "sd": sd,
-        "low": low,
-        "high": high,
-        "band": band,
-    }
+    entry = {"value": value, "unit": unit, "what": what, "n": n, "sd": sd, "low": low, "high": high, "band": band}
     entry |= {"headline": True} if headline else {}
     return {key: _plain(item) for key, item in entry.items() if item is not None}
 
@@ -131,12 +122,8 @@ def write_metrics(path: Path | str, study: str, metrics: dict, *, profile: str, 
 
 def environment() -> dict[str, Any]:
     """Processor, Python and the versions of the numerical packages that this process has loaded."""
-    loaded = [name for name in PACKAGES if MODULES.get(name, name) in sys.modules]
-    return {
-        "processor": processor(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in loaded},
-    }
+    versions = {name: _version(name) for name in PACKAGES if MODULES.get(name, name) in sys.modules}
+    return {"processor": processor(), "python": platform.python_version(), "versions": versions}
 
 
 def processor() -> str:

@@ -121,17 +121,9 @@ def blas_environment() -> dict[str, str]:
 def _run_papermill(source: Path, draft: Path, values: dict, folder: Path) -> None:
     import papermill
 
-    papermill.execute_notebook(
-        str(source),
-        str(draft),
-        parameters=values,
-        kernel_name="python3",
-        cwd=str(folder),
-        progress_bar=False,
-        record_timing=False,
-        coalesce_streams=True,
-        extra_arguments=KERNEL_ARGUMENTS,
-    )
+    quiet = {"progress_bar": False, "record_timing": False, "coalesce_streams": True}
+    kernel = {"kernel_name": "python3", "cwd": str(folder), "extra_arguments": KERNEL_ARGUMENTS}
+    papermill.execute_notebook(str(source), str(draft), parameters=values, **kernel, **quiet)
 
 
 def _failure(name: str, profile: str, draft: Path, error: Exception) -> params.UserError:

@@ -27,10 +27,25 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=1, description="noise standard deviation, pixel values in [0, 1]")]
 
 
-class Section(BaseModel):
-    """Frozen; an unknown key is an error; types are strict, but an integer passes where a number is asked."""
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+
+
+class Frozen(BaseModel):
+    """An unknown key is an error; types are strict, but an integer passes where a number is asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Section(Frozen):
+    """What a study takes from `params.yaml`: `common` values and those of a profile."""
+
+
+class Trainings(Frozen):
+    """Seeds of the trainings of each study; the announced mixture costs more than ours and has its own."""
+
+    announced: Seeds
+    mixture: Seeds
+    language: Seeds
 
 
 class Data(Section):
@@ -71,7 +86,7 @@ class Em(Section):
     tune_images: Count
     eval_images: Count
     subset_images: Count
-    eval_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    eval_seeds: Seeds
     ridge: NotNegative
     show_patches: Count
     show_components: Count
@@ -139,15 +154,15 @@ class Language(Section):
     word_steps: Count
 
 
-class Params(Section):
+class Params(Frozen):
     """All of `params.yaml` for one profile."""
 
     profile: Literal["sample", "full"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     seed: Seed
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
-    full_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    seeds: Trainings
+    full_seeds: Trainings
     noise_seed: Seed
     data: Data
     announced: Announced
@@ -251,7 +266,7 @@ def _tell(fault: dict, raw: dict, profile: str) -> str:
         where.insert(1, profile if inside else "common")
     key = ".".join(where)
     if fault["type"] == "extra_forbidden":
-        model = SECTIONS.get(where[0], Params)
+        model = Params.model_fields[where[0]].annotation if len(where) > 1 else Params
         return f"{key}: unknown key; allowed are {', '.join(model.model_fields)}"
     if fault["type"] == "missing":
         return f"{key}: missing"

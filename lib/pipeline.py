@@ -98,12 +98,13 @@ def choose_full(path: Path) -> None:
     Raises:
         UserError: the file is laid out in a way that this does not change rightly.
     """
-    seeds = list(params.load(path=path).full_seeds)
+    seeds = params.load(path=path).full_seeds
+    line = ", ".join(f"{study}: {list(several)}" for study, several in seeds)
     text = re.sub(r"^profile: \w+", "profile: full", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    files.write_text(path, re.sub(r"^seeds: \[.*?\]", f"seeds: {seeds}", text, flags=re.MULTILINE))
+    files.write_text(path, re.sub(r"^seeds: \{.*?\}", f"seeds: {{{line}}}", text, flags=re.MULTILINE))
     changed = params.load(path=path)
-    if changed.profile != "full" or list(changed.seeds) != seeds:
-        raise params.UserError(f"{path.name}: write `profile: sample` and `seeds: [...]` on a line of their own each")
+    if changed.profile != "full" or changed.seeds != seeds:
+        raise params.UserError(f"{path.name}: write `profile: sample` and `seeds: {...}` on a line of their own each")
 
 
 def keep_entries(lock: Path, before: dict[str, Any]) -> None:

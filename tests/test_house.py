@@ -116,7 +116,7 @@ def test_a_module_has_at_most_300_lines(path):
 
 def test_lib_does_not_grow_further():
     """The design hoped for 3,500 lines; the studies took more, then several processes did (docs/log.md)."""
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES) <= 6065
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES) <= 6057
 
 
 @each([path for path in MODULES if path.name == "__init__.py"])

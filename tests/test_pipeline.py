@@ -336,7 +336,8 @@ def test_choose_full_changes_profile_and_seeds_only(tmp_path):
 
 def test_choose_full_refuses_a_layout_it_cannot_change(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text().replace("seeds: [0] ", "seeds:\n  - 0\n", 1))
+    text = (ROOT / "params.yaml").read_text()
+    path.write_text(text.replace("seeds: {announced: [0], ", "seeds: {announced: [0],\n  ", 1))
     with pytest.raises(UserError, match="on a line of their own"):
         pipeline.choose_full(path)
 

@@ -46,6 +46,7 @@ class Prior:
 
     @property
     def patch(self):
+        """Side p of a patch in pixels; D = 3 p^2."""
         return round((len(self.mean) / 3) ** 0.5)
 
 

@@ -78,6 +78,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, z, index, generator):
+        """Move the codes towards the z (N, E) that chose them (index (N,)); dead codes restart at random z."""
         hits = F.one_hot(index, len(self.codes)).to(z.dtype)  # (N, C): a product, not a scatter, so it repeats exactly
         self.mass.lerp_(hits.sum(0), 1 - self.decay)
         self.sums.lerp_(hits.T @ z, 1 - self.decay)

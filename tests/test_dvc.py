@@ -150,6 +150,8 @@ def test_matrix_stages_expand_for_both_profiles(stages, tmp_path):
     assert all(name.split("@")[1].split("-")[0] == "full" for name in full)
     assert len([name for name in full if base(name) == "train_announced"]) == 2 * len(chosen.full_seeds.announced)
     assert not any("sample" in out for stage in full.values() for out in names(stage.outs))
+    told = re.findall(r"train_\w+@full-[\w-]+", (ROOT / "docs" / "machines.md").read_text(encoding="utf-8"))
+    assert told and set(told) <= full.keys()
 
 
 def test_the_lock_is_in_step_with_the_tree(repo):

@@ -123,7 +123,11 @@ def memory(kind: str) -> dict[str, float]:
 
 
 def generation(context: int = 512, turns: int = 5) -> list[float]:
-    """Time of a full pass over `context` symbols over that of one cached symbol there, per turn."""
+    """Time of a full pass over `context` symbols over that of one cached symbol, per turn.
+
+    A cached symbol looks at all slots of the ring, full or not, so that every one costs the same: its time is that of
+    writing context - 1 symbols, drawing them included, over their number.
+    """
     config = Config(73, context=context)
     arrays = {n: tf.constant(a) for n, a in causal.init(config).items()}
     generator = causal.Generator(arrays, config)
@@ -131,8 +135,7 @@ def generation(context: int = 512, turns: int = 5) -> list[float]:
     ids, ratios = tf.ones((1, context), tf.int32), []
     for _ in range(turns + 1):
         plain = cpu_seconds(full, ids, least=0.3)
-        long, brief = (cpu_seconds(generator, [1], n, least=0.5) for n in (context - 1, context - 65))
-        ratios.append(plain / ((long - brief) / 64))
+        ratios.append(plain * (context - 1) / cpu_seconds(generator, [1], context - 1, least=0.5))
     return ratios[1:]
 
 

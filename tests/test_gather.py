@@ -161,12 +161,12 @@ def test_the_committed_results_are_what_gather_makes(tmp_path):
         assert (tmp_path / "results" / "sample" / name).read_bytes() == (target / name).read_bytes(), name
 
 
-def test_every_headline_number_is_a_metric_with_n_and_the_announced_keys_are_there():
+def test_every_headline_number_says_what_it_is_and_has_n_and_the_announced_keys_are_there():
     headline = json.loads((ROOT / "results" / "sample" / "headline.json").read_text())
     metrics = claims.read_metrics("sample")
     assert {"data_noisy_psnr_db", "data_blur_psnr_db", "data_noise_std"} <= headline.keys()
     for name, value in headline.items():
-        assert metrics[name]["value"] == value and metrics[name]["n"] >= 1
+        assert metrics[name]["value"] == value and metrics[name]["n"] >= 1 and metrics[name]["what"].strip(), name
 
 
 def test_the_command(monkeypatch, project, capsys):

@@ -150,8 +150,8 @@ def test_matrix_stages_expand_for_both_profiles(stages, tmp_path):
     assert all(name.split("@")[1].split("-")[0] == "full" for name in full)
     made = {out for name, stage in full.items() if base(name).startswith("train_") for out in names(stage.outs)}
     several, first = chosen.full_seeds.announced, chosen.full_seeds.announced[0]
-    announced = {f"runs/full/mixture/announced-{s}" for s in several} | {f"runs/full/mixture/announced_unclamped-{first}"}
-    assert {out for out in made if "announced" in out} == announced
+    clamped = {f"runs/full/mixture/announced-{s}" for s in several}
+    assert {out for out in made if "announced" in out} == clamped | {f"runs/full/mixture/announced_unclamped-{first}"}
     assert not any("sample" in out for stage in full.values() for out in names(stage.outs))
     told = re.findall(r"train_\w+@full-[\w-]+", (ROOT / "docs" / "machines.md").read_text(encoding="utf-8"))
     assert told and set(told) <= full.keys()

@@ -7,7 +7,8 @@ beside the full profile's own runs of the same seed (`dvc pull` inside `.full/tr
 minutes of one thread; writes benchmarks/mixture_growth.json.
 
 The rule, fixed before the runs: everything but the number of epochs is the full profile's, a test image counts once
-with the same noise everywhere, and nothing that ships is chosen by what comes out. Needs all of CIFAR-10.
+with the same noise everywhere, and nothing that ships is chosen by what comes out. Six times was added when
+three had been measured. Needs all of CIFAR-10.
 """
 
 import sys

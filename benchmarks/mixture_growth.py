@@ -115,7 +115,8 @@ def main() -> None:
         record = {"study": "mixture_growth", "metrics": found, "run": run}
         files.write_json(ROOT / "benchmarks" / "mixture_growth.json", record)
     else:
-        raise SystemExit(f"usage: python benchmarks/mixture_growth.py [train {{{','.join(ARMS)}}} {{3,6}}]")
+        choice = " ".join(f"{{{','.join(map(str, several))}}}" for several in (ARMS, TIMES))
+        raise SystemExit(f"usage: python benchmarks/mixture_growth.py [train {choice}]")
 
 
 if __name__ == "__main__":

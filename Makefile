@@ -8,10 +8,10 @@ STAMP := .venv/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 export OMP_WAIT_POLICY := PASSIVE
-# What lib/execute.py fixes for the pipeline's notebooks, for those that nbval runs again.
+# What lib/tools/execute.py fixes for the pipeline's notebooks, for those that nbval runs again.
 THREADS := $(shell sed -n 's/^threads: *\([0-9]*\).*/\1/p' params.yaml)
 NOTEBOOK_ENV = OMP_NUM_THREADS=$(THREADS) NUMBA_NUM_THREADS=$(THREADS) PYTHONHASHSEED=0 NOTEBOOK_OUTPUT=$$(mktemp -d) \
-	$$($(BIN)/python -c 'from lib.execute import blas_environment as b; print(*(f"{k}={v}" for k, v in b().items()))')
+	$$($(BIN)/python -c 'from lib.common.machine import blas_environment as b; print(*(f"{k}={v}" for k, v in b().items()))')
 
 # The first Python 3.11-3.13 on PATH; PYTHON=... chooses another.
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -52,7 +52,7 @@ $(STAMP): requirements.txt requirements.lock
 # The clock starts before the installation: that is what a new user waits for.
 reproduce:
 	@started=$$(date +%s) && $(MAKE) --no-print-directory $(STAMP) \
-		&& $(BIN)/python -m lib.pipeline reproduce --started $$started $(if $(RECORD),--record)
+		&& $(BIN)/python -m lib.tools.reproduce reproduce --started $$started $(if $(RECORD),--record)
 
 test: $(STAMP)
 	@dvc pull --quiet
@@ -88,6 +88,6 @@ audit: $(STAMP)
 	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --no-deps -r requirements.lock
 
 full: $(STAMP)
-	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.pipeline full $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.tools.reproduce full $(if $(ONLY),--only $(ONLY))
 
 .PHONY: help reproduce test lint readme site bench twice faults audit full

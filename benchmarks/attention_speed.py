@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from lib import evidence, params
+from lib.common import params, record
 from lib.language import causal, lstm, training
 from lib.language.symbols import Config
 
@@ -41,9 +41,15 @@ def layer(kind: str):
     if kind == "keras":
         built = tf.keras.layers.MultiHeadAttention(1, WIDTH, use_bias=False)
         built(tf.zeros((1, 2, WIDTH)), tf.zeros((1, 2, WIDTH)))
-        return lambda x: built(x, x, use_causal_mask=True), [v.value for v in built.trainable_variables]
+        return lambda x: built(x, x, use_causal_mask=True), [
+            v.value for v in built.trainable_variables
+        ]
     if kind == "lstm":
-        wx, wh, bias = weight(WIDTH, 4 * WIDTH), weight(WIDTH, 4 * WIDTH), tf.Variable(tf.zeros(4 * WIDTH))
+        wx, wh, bias = (
+            weight(WIDTH, 4 * WIDTH),
+            weight(WIDTH, 4 * WIDTH),
+            tf.Variable(tf.zeros(4 * WIDTH)),
+        )
 
         def recurrent(x):
             z = tf.einsum("btd,dk->tbk", x, wx) + bias
@@ -53,7 +59,9 @@ def layer(kind: str):
     wq, wk, wv, wo = (weight(WIDTH, WIDTH) for _ in range(4))
 
     def attention(x):
-        q, k, v = (tf.expand_dims(causal.linear(x, w), 1) for w in (wq, wk, wv))  # its gradient is a view, not a copy
+        q, k, v = (
+            tf.expand_dims(causal.linear(x, w), 1) for w in (wq, wk, wv)
+        )  # its gradient is a view, not a copy
         return causal.linear(tf.squeeze(causal.attend_in_blocks(q, k, v), 1), wo)
 
     return attention, [wq, wk, wv, wo]
@@ -71,7 +79,10 @@ def calls(kind: str, length: int):
         return tape.gradient(price, [x, *weights])
 
     graphs = {"forward": fn, "step": step}
-    return {name: tf.function(g, autograph=False).get_concrete_function(spec) for name, g in graphs.items()}
+    return {
+        name: tf.function(g, autograph=False).get_concrete_function(spec)
+        for name, g in graphs.items()
+    }
 
 
 def cpu_seconds(call, *args, least: float = 0.05) -> float:
@@ -118,7 +129,9 @@ def memory(kind: str) -> dict[str, float]:
     """The same in a fresh process, whose malloc returns every block above 64 KiB at once: what is live counts."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "memory", kind]
-    text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    text = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment
+    ).stdout
     return json.loads(text.splitlines()[-1])
 
 
@@ -143,7 +156,9 @@ def ratio(values, unit: str, what: str, headline: bool = False) -> dict:
     """Median of side-by-side ratios with their range."""
     spread = {"low": min(values), "high": max(values)} if len(values) > 1 else {}
     value = statistics.median(values)
-    return evidence.metric(value, unit=unit, n=len(values), band=0.5 * value, what=what, headline=headline, **spread)
+    return record.metric(
+        value, unit=unit, n=len(values), band=0.5 * value, what=what, headline=headline, **spread
+    )
 
 
 def main() -> None:
@@ -154,27 +169,49 @@ def main() -> None:
         found = times(t)
         for other in KINDS[1:]:
             for name in ("forward", "step"):
-                turns = [a / b for a, b in zip(found[other, name], found["attention", name], strict=True)]
+                turns = [
+                    a / b for a, b in zip(found[other, name], found["attention", name], strict=True)
+                ]
                 tail = f"{other}_over_attention_{'time' if name == 'step' else 'forward_time'}_{t}"
-                out[tail] = ratio(turns, "", f"{other} over our attention, CPU time, {name}, T = {t}")
+                out[tail] = ratio(
+                    turns, "", f"{other} over our attention, CPU time, {name}, T = {t}"
+                )
                 if other == "keras":
                     time_share.append(1 / out[tail]["value"])
-        out[f"attention_peak_mib_{t}"] = ratio([mib["attention"][f"step {t}"]], "MiB", f"peak of our step, T = {t}")
+        out[f"attention_peak_mib_{t}"] = ratio(
+            [mib["attention"][f"step {t}"]], "MiB", f"peak of our step, T = {t}"
+        )
         for other in KINDS[1:]:
             for name in ("forward", "step"):
-                tail = f"{other}_over_attention_{'memory' if name == 'step' else 'forward_memory'}_{t}"
+                tail = (
+                    f"{other}_over_attention_{'memory' if name == 'step' else 'forward_memory'}_{t}"
+                )
                 share = mib[other][f"{name} {t}"] / mib["attention"][f"{name} {t}"]
-                out[tail] = ratio([share], "", f"{other} over our attention, peak memory, {name}, T = {t}")
+                out[tail] = ratio(
+                    [share], "", f"{other} over our attention, peak memory, {name}, T = {t}"
+                )
                 if other == "keras":
                     memory_share.append(1 / share)
-        print(t, {key: round(entry["value"], 2) for key, entry in out.items() if key.endswith(f"_{t}")}, flush=True)
+        print(
+            t,
+            {key: round(entry["value"], 2) for key, entry in out.items() if key.endswith(f"_{t}")},
+            flush=True,
+        )
     worst = "largest over T = 128 to 2048, forward and step"
-    out["attention_vs_keras_time"] = ratio([max(time_share)], "", f"ours over Keras, time, {worst}", True)
-    out["attention_vs_keras_memory"] = ratio([max(memory_share)], "", f"ours over Keras, memory, {worst}", True)
-    out["generation_cache_speedup"] = ratio(generation(), "", "full pass over cached symbol at T = 512", True)
+    out["attention_vs_keras_time"] = ratio(
+        [max(time_share)], "", f"ours over Keras, time, {worst}", True
+    )
+    out["attention_vs_keras_memory"] = ratio(
+        [max(memory_share)], "", f"ours over Keras, memory, {worst}", True
+    )
+    out["generation_cache_speedup"] = ratio(
+        generation(), "", "full pass over cached symbol at T = 512", True
+    )
     print({k: v["value"] for k, v in out.items() if v.get("headline")})
     path = params.root() / "benchmarks" / "attention_speed.json"
-    evidence.write_metrics(path, "benchmark_attention", out, profile="sample", seed=0, device="cpu", threads=1)
+    record.write_metrics(
+        path, "benchmark_attention", out, profile="sample", seed=0, device="cpu", threads=1
+    )
 
 
 if __name__ == "__main__":

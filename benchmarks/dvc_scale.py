@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import evidence, files, params, pipeline
+from lib.common import files, machine, params, record
+from lib.tools import reproduce
 
 COUNTS = (10, 100, 1000)
 STAGES = """
@@ -27,7 +28,7 @@ stages:
     cmd: mkdir -p runs && echo ${item.run} > runs/${item.run}
     outs: ["runs/${item.run}"]
 """
-CONFIG = "[core]\n    analytics = false\n    check_update = false\n    remote = store\n['remote \"store\"']\n    url = ../../store\n"  # noqa: E501
+CONFIG = "[core]\n    analytics = false\n    check_update = false\n    remote = store\n['remote \"store\"']\n    url = ../../store\n"
 
 
 def project(folder: Path, count: int) -> Path:
@@ -40,14 +41,16 @@ def project(folder: Path, count: int) -> Path:
     (folder / "runs.yaml").write_text("names: [" + ", ".join(f"r{i}" for i in range(count)) + "]\n")
     seconds(folder, "git", "init", "-q")
     seconds(folder, "git", "add", "-A")
-    seconds(folder, "git", "-c", "user.name=b", "-c", "user.email=b@example.org", "commit", "-qm", "all")
+    seconds(
+        folder, "git", "-c", "user.name=b", "-c", "user.email=b@example.org", "commit", "-qm", "all"
+    )
     return folder
 
 
 def seconds(folder: Path, *command: str) -> float:
     """CPU seconds of a command that must succeed, with all that it starts."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    how = {"cwd": folder, "env": pipeline.tool_environment(), "capture_output": True, "text": True}
+    how = {"cwd": folder, "env": reproduce.tool_environment(), "capture_output": True, "text": True}
     run = subprocess.run(command, check=False, **how)
     if run.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {run.stderr}")
@@ -66,7 +69,9 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     seconds(folder, "git", "clone", "-q", str(one), "single")
     seconds(folder, "git", "clone", "-q", str(one), "collect")
     found = {
-        "single_s": seconds(folder / "single", "dvc", "repro", "--quiet", "--single-item", "train@r0"),
+        "single_s": seconds(
+            folder / "single", "dvc", "repro", "--quiet", "--single-item", "train@r0"
+        ),
         "all_s": seconds(one, "dvc", "repro", "--quiet"),
         "status_s": seconds(one, "dvc", "status", "--quiet"),
         "push_s": seconds(one, "dvc", "push", "--quiet", "--run-cache"),
@@ -91,7 +96,9 @@ TEXTS = {
 def table(record: dict) -> str:
     """The costs for readers, a row each, with the power law through the two largest counts continued to 10,000."""
     counts = record["counts"]
-    lines = [["what", *(f"{count:,} stages" for count in counts), "growth", "10,000 stages, on paper"]]
+    lines = [
+        ["what", *(f"{count:,} stages" for count in counts), "growth", "10,000 stages, on paper"]
+    ]
     lines.append(["---"] * len(lines[0]))
     for name, text in TEXTS.items():
         values = [record["metrics"][f"dvc_{name}_{count}"]["value"] for count in counts]
@@ -125,12 +132,16 @@ def main(counts: list[int]) -> None:
         for name, value in found.items():
             unit = "B" if name.endswith("bytes") else "CPU s"
             text = f"{TEXTS[name]}, {count:,} stages"
-            metrics[f"dvc_{name}_{count}"] = evidence.metric(value, unit=unit, n=count, what=text)
-        record = {"study": "dvc_scale", "metrics": metrics, "run": {"device": "cpu", **evidence.environment()}}
-        record["counts"] = [n for n in counts if f"dvc_all_s_{n}" in metrics]
-        files.write_json(params.root() / "benchmarks" / "dvc_scale.json", record)
+            metrics[f"dvc_{name}_{count}"] = record.metric(value, unit=unit, n=count, what=text)
+        written = {
+            "study": "dvc_scale",
+            "metrics": metrics,
+            "run": {"device": "cpu", **machine.environment()},
+        }
+        written["counts"] = [n for n in counts if f"dvc_all_s_{n}" in metrics]
+        files.write_json(params.root() / "benchmarks" / "dvc_scale.json", written)
     where = params.root() / "docs" / "machines.md"
-    files.write_text(where, page(where.read_text(encoding="utf-8"), record))
+    files.write_text(where, page(where.read_text(encoding="utf-8"), written))
 
 
 if __name__ == "__main__":

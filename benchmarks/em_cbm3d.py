@@ -18,17 +18,24 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import data, evidence, files, metrics, params
+from lib.common import data, files, intervals, machine, params, quality, record
 from lib.diffusion import experts, heads, study
 
 IMAGES, SEED = 100, 11
-NAMES = {"cbm3d": "CBM3D", "free": "training-free graph", "light": "lightly trained", "nlm": "scikit-image NLM"}
+NAMES = {
+    "cbm3d": "CBM3D",
+    "free": "training-free graph",
+    "light": "lightly trained",
+    "nlm": "scikit-image NLM",
+}
 
 
 def cbm3d(noisy, sigma):
     """CBM3D of images (B, 3, H, W), with the correction for clamping."""
     bm3d_rgb = importlib.import_module("bm3d").bm3d_rgb
-    out = np.stack([bm3d_rgb(image.transpose(1, 2, 0), sigma).transpose(2, 0, 1) for image in noisy])
+    out = np.stack(
+        [bm3d_rgb(image.transpose(1, 2, 0), sigma).transpose(2, 0, 1) for image in noisy]
+    )
     return heads.unclip(np.clip(out, 0, 1), sigma)
 
 
@@ -42,7 +49,9 @@ def timed(call, *inputs):
 
 def main():
     numba.set_num_threads(1)
-    test, _ = data.load_cifar("test")  # the sample keeps the canonical order, so its first 100 are the first 100 of all
+    test, _ = data.load_cifar(
+        "test"
+    )  # the sample keeps the canonical order, so its first 100 are the first 100 of all
     clean = (test[:IMAGES] / 255).astype(np.float32)
     model = experts.load_model(params.root() / "models" / "em_prior.safetensors")
     target = params.root() / "benchmarks" / "em_cbm3d.json"
@@ -53,26 +62,35 @@ def main():
         calls = {"free": model.pilot, "light": model.denoise, "cbm3d": cbm3d}
         calls["nlm"] = lambda images, level, h=strength: study.baseline("nlm", images, level, h)
         found = {name: timed(call, noisy, sigma) for name, call in calls.items()}
-        quality = {name: metrics.psnr(clean, images) for name, (images, _) in found.items()}
-        likeness = {name: metrics.ssim(clean, images) for name, (images, _) in found.items()}
+        quality = {name: quality.psnr(clean, images) for name, (images, _) in found.items()}
+        likeness = {name: quality.ssim(clean, images) for name, (images, _) in found.items()}
         for name, what in NAMES.items():
             text = f"{what}, first {IMAGES} test images, sigma {sigma} clamped"
-            mean, same = evidence.bootstrap_mean(quality[name]), evidence.bootstrap_mean(likeness[name])
-            out[f"em_{name}_first100_psnr_db_{key}"] = evidence.metric(mean, unit="dB", band=0.01, what=f"PSNR, {text}")
-            out[f"em_{name}_first100_ssim_{key}"] = evidence.metric(same, band=0.001, what=f"SSIM, {text}")
+            mean, same = (
+                intervals.bootstrap_mean(quality[name]),
+                intervals.bootstrap_mean(likeness[name]),
+            )
+            out[f"em_{name}_first100_psnr_db_{key}"] = record.metric(
+                mean, unit="dB", band=0.01, what=f"PSNR, {text}"
+            )
+            out[f"em_{name}_first100_ssim_{key}"] = record.metric(
+                same, band=0.001, what=f"SSIM, {text}"
+            )
             text = f"{what}, CPU milliseconds an image, one thread, sigma {sigma}"
-            out[f"em_{name}_first100_ms_{key}"] = evidence.metric(found[name][1], unit="ms", n=IMAGES, what=text)
+            out[f"em_{name}_first100_ms_{key}"] = record.metric(
+                found[name][1], unit="ms", n=IMAGES, what=text
+            )
         for name, metric in (("light", "em_cbm3d_gap"), ("free", "em_cbm3d_free_gap")):
             text = f"of ours ({name}) minus CBM3D, same images, sigma {sigma}"
-            gap = evidence.paired_difference(quality[name], quality["cbm3d"])
-            out[f"{metric}_db_{key}"] = evidence.metric(
+            gap = intervals.paired_difference(quality[name], quality["cbm3d"])
+            out[f"{metric}_db_{key}"] = record.metric(
                 gap, unit="dB", band=0.01, what=f"PSNR {text}", headline=name == "light"
             )
-            gap = evidence.paired_difference(likeness[name], likeness["cbm3d"])
-            out[f"{metric}_ssim_{key}"] = evidence.metric(gap, band=0.001, what=f"SSIM {text}")
+            gap = intervals.paired_difference(likeness[name], likeness["cbm3d"])
+            out[f"{metric}_ssim_{key}"] = record.metric(gap, band=0.001, what=f"SSIM {text}")
         out.pop(f"em_cbm3d_ms_{key}", None)  # of an older version: wall time
         print({name: round(entry["value"], 3) for name, entry in out.items()}, flush=True)
-        run = {"device": "cpu", "seed": SEED, "threads": 1, **evidence.environment()}
+        run = {"device": "cpu", "seed": SEED, "threads": 1, **machine.environment()}
         files.write_json(target, {"study": "em_cbm3d", "metrics": out, "run": run})
 
 

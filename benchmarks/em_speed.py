@@ -18,7 +18,7 @@ from skimage.restoration import denoise_nl_means
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import data, evidence, figures, files, params
+from lib.common import data, figures, files, machine, params, record
 from lib.diffusion import announced, em, experts, graph
 
 SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 9, (32, 64, 128, 256, 512)
@@ -28,7 +28,13 @@ THREADS = (1, 2)
 def nlm(images):
     for image in images:
         denoise_nl_means(
-            image, h=0.6 * SIGMA, sigma=SIGMA, patch_size=5, patch_distance=6, fast_mode=True, channel_axis=0
+            image,
+            h=0.6 * SIGMA,
+            sigma=SIGMA,
+            patch_size=5,
+            patch_distance=6,
+            fast_mode=True,
+            channel_axis=0,
         )
 
 
@@ -36,7 +42,9 @@ def texture(images, level):
     """The texture head alone: features, weights, patch-wise average."""
     s, noise = level.settings, np.full((len(images), *images.shape[2:]), SIGMA**2, np.float32)
     feat = graph.features(images, graph.filter_bank(3, 9))
-    walk = graph.edge_weights(feat, noise, sigma_f=s.sigma_f, sigma_s=s.sigma_s, radius=s.radius, patch=3)
+    walk = graph.edge_weights(
+        feat, noise, sigma_f=s.sigma_f, sigma_s=s.sigma_s, radius=s.radius, patch=3
+    )
     return graph.apply(walk, images, s.radius)
 
 
@@ -71,7 +79,9 @@ def growth(out):
         ("graph_2", "graph, two threads"),
         ("nlm", "NLM, one thread"),
     ):
-        axis.loglog(SIZES, [out[f"em_{stem}_ms_size_{size}"]["value"] for size in SIZES], "o-", label=label)
+        axis.loglog(
+            SIZES, [out[f"em_{stem}_ms_size_{size}"]["value"] for size in SIZES], "o-", label=label
+        )
     axis.set(xlabel="pixels a side", ylabel="ms an image", xticks=SIZES, xticklabels=SIZES)
     axis.minorticks_off()
     axis.legend()
@@ -86,7 +96,7 @@ def main():
     level, out = model.level(SIGMA), {}
 
     def add(name, value, what, n=ROUNDS, headline=False, unit="ms"):
-        out[name] = evidence.metric(value, unit=unit, n=n, what=what, headline=headline)
+        out[name] = record.metric(value, unit=unit, n=n, what=what, headline=headline)
         print(f"{name:32} {value:9.3f} {unit}  {what}", flush=True)
 
     for threads in THREADS:
@@ -100,24 +110,60 @@ def main():
             "rules": lambda: announced_rules(rows[:32]),
         }
         found = round_ms(calls, 1)
-        count = {"graph": BATCH, "heads": BATCH, "prior": FEW, "light": FEW, "nlm": BATCH, "rules": 1}
+        count = {
+            "graph": BATCH,
+            "heads": BATCH,
+            "prior": FEW,
+            "light": FEW,
+            "nlm": BATCH,
+            "rules": 1,
+        }
         for name, times in found.items():
-            what = "announced rules, batch of 32" if name == "rules" else f"{name}, 32 pixels, an image"
+            what = (
+                "announced rules, batch of 32"
+                if name == "rules"
+                else f"{name}, 32 pixels, an image"
+            )
             add(f"em_{name}_ms_{threads}", min(times) / count[name], f"{what}, threads: {threads}")
     fastest = min(found["graph"]) / BATCH
-    add("em_ms_per_image", fastest, "patch-wise graph with its features, 32 px, two threads", headline=True)
+    add(
+        "em_ms_per_image",
+        fastest,
+        "patch-wise graph with its features, 32 px, two threads",
+        headline=True,
+    )
     ratio = statistics.median(a / b for a, b in zip(found["nlm"], found["graph"], strict=True))
-    add("em_nlm_speed_ratio", ratio, "time of scikit-image NLM over ours, same process", headline=True, unit="")
-    add("em_rules_batch_ms", min(found["rules"]), "the announced attention update for all 32 images of a batch")
+    add(
+        "em_nlm_speed_ratio",
+        ratio,
+        "time of scikit-image NLM over ours, same process",
+        headline=True,
+        unit="",
+    )
+    add(
+        "em_rules_batch_ms",
+        min(found["rules"]),
+        "the announced attention update for all 32 images of a batch",
+    )
     for size in SIZES:
         big = np.tile(noisy[:1], (1, 1, size // 32, size // 32))
         calls = {t: lambda b=big, t=t: threaded(t, b, level) for t in THREADS}
         found = round_ms({**calls, "nlm": lambda b=big: nlm(b)}, 1, 5)
         for t in THREADS:
-            add(f"em_graph_{t}_ms_size_{size}", min(found[t]), f"graph, one image of {size} pixels, threads: {t}", 5)
-        add(f"em_nlm_ms_size_{size}", min(found["nlm"]), f"scikit-image NLM, one image of {size} pixels", 5)
+            add(
+                f"em_graph_{t}_ms_size_{size}",
+                min(found[t]),
+                f"graph, one image of {size} pixels, threads: {t}",
+                5,
+            )
+        add(
+            f"em_nlm_ms_size_{size}",
+            min(found["nlm"]),
+            f"scikit-image NLM, one image of {size} pixels",
+            5,
+        )
     growth(out)
-    run = {"device": "cpu", "seed": 11, "threads": numba.get_num_threads(), **evidence.environment()}
+    run = {"device": "cpu", "seed": 11, "threads": numba.get_num_threads(), **machine.environment()}
     target = params.root() / "benchmarks" / "em_speed.json"
     files.write_json(target, {"study": "em_speed", "metrics": out, "run": run})
 

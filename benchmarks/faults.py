@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lib import evidence, files
+from lib.common import files, machine, record
 
 RECORD, PAGE = ROOT / "benchmarks" / "faults.json", ROOT / "docs" / "faults.md"
 HEAD = """# Faults
@@ -30,7 +30,7 @@ process, its privileges dropped, may not write.
 
 | fault | what must happen | test | outcome |
 |---|---|---|---|
-"""  # noqa: E501
+"""
 TAIL = """
 "One line" is one line on standard error and a non-zero exit code, without a traceback: `python -m lib --debug ...`
 shows it. DVC and nbclient may add lines of their own before it. What DVC does not notice: a file of its local cache
@@ -54,7 +54,9 @@ def marked(folder: Path = ROOT / "tests") -> list[Fault]:
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for node in (n for d in getattr(function, "decorator_list", ()) for n in ast.walk(d)):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-                    found.append(Fault(*map(ast.literal_eval, node.args), f"{path.name}::{function.name}"))
+                    found.append(
+                        Fault(*map(ast.literal_eval, node.args), f"{path.name}::{function.name}")
+                    )
     return found
 
 
@@ -78,7 +80,9 @@ def page(faults: list[Fault], record: dict) -> str:
     """docs/faults.md from the markers and the record of the last run."""
     metrics, outcomes = record["metrics"], record["outcomes"]
     text = HEAD.replace("<INJECTED>", str(metrics["faults_injected"]["value"]))
-    text = text.replace("<SURVIVED>", str(metrics["faults_survived"]["value"])).replace("<SYSTEM>", record["system"])
+    text = text.replace("<SURVIVED>", str(metrics["faults_survived"]["value"])).replace(
+        "<SYSTEM>", record["system"]
+    )
     for fault in faults:
         name = fault.test.split("::")[1]
         link = f"[{name}](../tests/{fault.test.split('::')[0]})"
@@ -90,14 +94,23 @@ def page(faults: list[Fault], record: dict) -> str:
 def main() -> int:
     faults, recorder = marked(), Recorder()
     tests = sorted({str(ROOT / "tests" / fault.test.split("::")[0]) for fault in faults})
-    code = pytest.main(["-m", "fault", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[recorder])
+    code = pytest.main(
+        ["-m", "fault", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[recorder]
+    )
     survived = sum(recorder.outcomes.get(fault.what) == "passed" for fault in faults)
     counts = {"faults_injected": len(faults), "faults_survived": survived}
-    texts = {"faults_injected": "faults that tests inject", "faults_survived": "of them, with what is expected"}
-    metrics = {k: evidence.metric(v, n=len(faults), what=texts[k], headline=True) for k, v in counts.items()}
-    run = {"device": "cpu", **evidence.environment()}
+    texts = {
+        "faults_injected": "faults that tests inject",
+        "faults_survived": "of them, with what is expected",
+    }
+    metrics = {
+        k: record.metric(v, n=len(faults), what=texts[k], headline=True) for k, v in counts.items()
+    }
+    run = {"device": "cpu", **machine.environment()}
     record = {"study": "faults", "metrics": metrics, "run": run, "outcomes": recorder.outcomes}
-    record["system"] = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    record["system"] = (
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    )
     files.write_json(RECORD, record)
     files.write_text(PAGE, page(faults, json.loads(RECORD.read_text())))
     print(f"{survived} of {len(faults)} faults survived; docs/faults.md is written")

@@ -2,7 +2,7 @@
 
 Pictures, prompts, own texts, params.yaml, claims.yaml, records of studies and weights: good examples with bytes
 changed, cut, doubled and spliced, from a fixed seed. A crash is any exception but the one that the command line turns
-into one line. Writes benchmarks/fuzz.json; tests/test_fuzz.py repeats a few hundred inputs with other seeds.
+into one line. Writes benchmarks/fuzz.json; tests/repository/test_fuzz.py repeats a few hundred inputs with other seeds.
 """
 
 import io
@@ -19,9 +19,18 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lib import claims, evidence, files, gather, params
+from lib.common import claims, files, machine, params, record
+from lib.tools import gather
 
-COUNTS = {"picture": 2000, "prompt": 1000, "text": 500, "params": 200, "claims": 1000, "record": 1000, "weights": 500}
+COUNTS = {
+    "picture": 2000,
+    "prompt": 1000,
+    "text": 500,
+    "params": 200,
+    "claims": 1000,
+    "record": 1000,
+    "weights": 500,
+}
 WORDS = [b"0", b"-1", b"1e999", b"nan", b"null", b"[", b"]", b"{", b"}", b": ", b"\n", b"\x00", b"\xff\xff\xff\xff",
          b"&a ", b"*a", b"!!python/object:os.system", b"<<: ", b"9" * 400,
          b"'", b'"', b"\xc3\x28", b"true"]  # fmt: skip
@@ -53,7 +62,9 @@ def mutate(rng: np.random.Generator, content: bytes) -> bytes:
             lambda at=at, end=end: bytes(rng.integers(0, 256, end - at, dtype=np.uint8)),
             lambda: b"",
             lambda at=at, end=end, content=content: content[at:end] * 2,
-            lambda at=at, end=end, content=content: WORDS[rng.integers(len(WORDS))] + content[at:end],
+            lambda at=at, end=end, content=content: (
+                WORDS[rng.integers(len(WORDS))] + content[at:end]
+            ),
             lambda content=content: content[int(len(content) * rng.random()) :][:64],
         ][rng.integers(5)]()
         content = content[:at] + change + content[end:]
@@ -63,7 +74,7 @@ def mutate(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def pictures() -> Entry:
-    from lib.mixture import photo
+    from lib.tools import photo
 
     def read(path: Path):
         image = photo.read_image(path)
@@ -72,7 +83,14 @@ def pictures() -> Entry:
         return image
 
     pixels, examples = np.random.default_rng(0).integers(0, 256, (9, 8, 4), dtype=np.uint8), []
-    for mode, kind in [("RGB", "PNG"), ("RGBA", "PNG"), ("L", "PNG"), ("P", "PNG"), ("RGB", "JPEG"), ("L", "JPEG")]:
+    for mode, kind in [
+        ("RGB", "PNG"),
+        ("RGBA", "PNG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+    ]:
         file = io.BytesIO()
         Image.fromarray(pixels).convert(mode).save(file, kind)
         examples.append(file.getvalue())
@@ -86,11 +104,15 @@ def prompts() -> Entry:
     writer = causal.Generator(arrays, config)
 
     def write(path: Path):
-        text = path.read_bytes().decode("utf-8", "surrogateescape")  # as arguments come from the system
+        text = path.read_bytes().decode(
+            "utf-8", "surrogateescape"
+        )  # as arguments come from the system
         draw = np.random.default_rng(len(text))
         settings = [0.0, 0.5, 1e30, -1.0, float("nan"), 1e-45]
         setting = settings[draw.integers(len(settings))]
-        return tokeniser.decode(writer(tokeniser.encode(text), 1, setting, int(draw.integers(0, 3)), 1.0, 0))
+        return tokeniser.decode(
+            writer(tokeniser.encode(text), 1, setting, int(draw.integers(0, 3)), 1.0, 0)
+        )
 
     return Entry([b"To be, or not", b"Alice\n\nwas", b"e"], write, (params.UserError, ValueError))
 
@@ -99,7 +121,11 @@ def texts() -> Entry:
     from lib.language import corpus, training
 
     example = b"The cat sat.\n\nIt ran away and\r\nsaw a rat.\n\n" * 8
-    return Entry([example], lambda path: corpus.load({"t": training.read_text(path)}), (params.UserError, ValueError))
+    return Entry(
+        [example],
+        lambda path: corpus.load({"t": training.read_text(path)}),
+        (params.UserError, ValueError),
+    )
 
 
 def weights() -> Entry:
@@ -109,7 +135,9 @@ def weights() -> Entry:
     from lib.mixture import denoiser
 
     def load(path: Path):
-        reader = training.load_model if path.read_bytes().count(b"pieces") else denoiser.load_weights
+        reader = (
+            training.load_model if path.read_bytes().count(b"pieces") else denoiser.load_weights
+        )
         return reader(path)
 
     values = {"a": np.ones(3, np.float32)}
@@ -124,7 +152,9 @@ def entries() -> dict[str, Callable[[], Entry]]:
         "picture": pictures,
         "prompt": prompts,
         "text": texts,
-        "params": lambda: Entry([(ROOT / "params.yaml").read_bytes()], lambda path: params.load(path=path)),
+        "params": lambda: Entry(
+            [(ROOT / "params.yaml").read_bytes()], lambda path: params.load(path=path)
+        ),
         "claims": lambda: Entry([LEDGER], claims.load_ledger),
         "record": lambda: Entry([RECORD], gather.read_study),
         "weights": weights,
@@ -144,10 +174,19 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> tuple[list[dict], in
             accepted += 1
         except entry.refusals as error:
             if "\n" in str(error) and params.UserError in type(error).__mro__:
-                crashes.append({"entry": name, "number": number, "error": "more than one line", "input": content.hex()})
+                crashes.append(
+                    {
+                        "entry": name,
+                        "number": number,
+                        "error": "more than one line",
+                        "input": content.hex(),
+                    }
+                )
         except Exception as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-            crashes.append({"entry": name, "number": number, "error": text, "input": content.hex()[:2000]})
+            crashes.append(
+                {"entry": name, "number": number, "error": text, "input": content.hex()[:2000]}
+            )
     return crashes, accepted
 
 
@@ -157,16 +196,27 @@ def main() -> int:
         for name, count in COUNTS.items():
             found, accepted[name] = fuzz(name, count, 0, Path(folder))
             crashes += found
-            print(f"{name}: {count} inputs, {accepted[name]} accepted, {len(found)} crashes", flush=True)
+            print(
+                f"{name}: {count} inputs, {accepted[name]} accepted, {len(found)} crashes",
+                flush=True,
+            )
     total = sum(COUNTS.values())
-    text = "broken inputs for pictures, prompts, texts, params.yaml, claims.yaml, records and weights"
+    text = (
+        "broken inputs for pictures, prompts, texts, params.yaml, claims.yaml, records and weights"
+    )
     metrics = {
-        "fuzz_inputs": evidence.metric(total, n=len(COUNTS), what=text, headline=True),
-        "fuzz_crashes": evidence.metric(len(crashes), n=total, what="of them, without a clear refusal", headline=True),
+        "fuzz_inputs": record.metric(total, n=len(COUNTS), what=text, headline=True),
+        "fuzz_crashes": record.metric(
+            len(crashes), n=total, what="of them, without a clear refusal", headline=True
+        ),
     }
-    record = {"study": "fuzz", "metrics": metrics, "run": {"device": "cpu", **evidence.environment()}}
+    written = {
+        "study": "fuzz",
+        "metrics": metrics,
+        "run": {"device": "cpu", **machine.environment()},
+    }
     more = {"inputs": COUNTS, "accepted": accepted, "crashes": crashes}
-    files.write_json(ROOT / "benchmarks" / "fuzz.json", record | more)
+    files.write_json(ROOT / "benchmarks" / "fuzz.json", written | more)
     return int(bool(crashes))
 
 

@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lib import data, evidence, files, metrics, params
+from lib.common import data, files, intervals, machine, params, quality, record
 from lib.mixture import denoiser, training
 from lib.mixture.experts import Routing
 
@@ -34,7 +34,10 @@ def weights(arm: str, times: int) -> Path:
     """Where the weights after so many times the full profile's epochs lie; once, the profile's own run."""
     if times > 1:
         return ROOT / "models" / f"mixture_{arm}_{times}x.safetensors"
-    places = [tree / "runs" / "full" / "mixture" / f"{arm}-{SEED}" / "weights.safetensors" for tree in TREES]
+    places = [
+        tree / "runs" / "full" / "mixture" / f"{arm}-{SEED}" / "weights.safetensors"
+        for tree in TREES
+    ]
     for path in places:
         if path.is_file():
             return path
@@ -47,7 +50,10 @@ def train(arm: str, times: int) -> None:
     recipe = chosen.mixture.model_copy(update={"epochs": times * chosen.mixture.epochs})
     config = training.configure(chosen.model_copy(update={"mixture": recipe}), arm, SEED)
     name = f"growth-{arm}-{times}x"
-    log, checkpoint = ROOT / "runs" / name / "log.jsonl", ROOT / "checkpoints" / f"{name}.safetensors"
+    log, checkpoint = (
+        ROOT / "runs" / name / "log.jsonl",
+        ROOT / "checkpoints" / f"{name}.safetensors",
+    )
     whole = not checkpoint.exists()
     start = time.process_time()
     model, record = training.fit(
@@ -70,16 +76,18 @@ def measure() -> dict:
         model = denoiser.load_weights(weights(arm, times), arm)
         plan = Routing(routing, torch.Generator().manual_seed(SEED))
         image = denoiser.denoise(model, noisy, SIGMA, routing=plan).numpy()
-        psnr[arm, times, routing] = metrics.psnr(clean, image)
+        psnr[arm, times, routing] = quality.psnr(clean, image)
         return image
 
     def note(name, values, what, **options):
-        out[name] = evidence.metric(values, what=f"{what}; seed {SEED}, sigma {SIGMA} clamped", **options)
+        out[name] = record.metric(
+            values, what=f"{what}; seed {SEED}, sigma {SIGMA} clamped", **options
+        )
 
     def gain(name, more, less, what):
-        note(name, evidence.paired_difference(psnr[more], psnr[less]), what, unit="dB", band=0.02)
+        note(name, intervals.paired_difference(psnr[more], psnr[less]), what, unit="dB", band=0.02)
 
-    mean = evidence.bootstrap_mean
+    mean = intervals.bootstrap_mean
     own = {arm: denoiser.ARMS[arm].routing for arm in ARMS}
     for times in (1, *TIMES):
         spent = f"{times} times the epochs of the full profile"
@@ -89,8 +97,15 @@ def measure() -> dict:
                 continue
             name, what = f"growth_{arm}_{times}x", f"{text}, {spent}"
             long, once = (arm, times, own[arm]), (arm, 1, own[arm])
-            note(f"{name}_psnr_db", mean(psnr[long]), f"PSNR, {what}", unit="dB", band=0.02, headline=arm == "ours")
-            note(f"{name}_ssim", mean(metrics.ssim(clean, image)), f"SSIM, {what}", band=0.002)
+            note(
+                f"{name}_psnr_db",
+                mean(psnr[long]),
+                f"PSNR, {what}",
+                unit="dB",
+                band=0.02,
+                headline=arm == "ours",
+            )
+            note(f"{name}_ssim", mean(quality.ssim(clean, image)), f"SSIM, {what}", band=0.002)
             gain(f"{name}_gain_db", long, once, f"PSNR, {what} minus once")
             _, about = denoiser.load_tensors(weights(arm, times))
             if "cpu_seconds" in about:
@@ -99,7 +114,11 @@ def measure() -> dict:
         gain(f"growth_over_unet_{times}x_db", *both, f"PSNR of ours minus {ARMS['unet']}, {spent}")
         restored("ours", times, "random")
         routes = ("ours", times, own["ours"]), ("ours", times, "random")
-        gain(f"growth_router_{times}x_db", *routes, f"PSNR of ours minus the same along random routes, {spent}")
+        gain(
+            f"growth_router_{times}x_db",
+            *routes,
+            f"PSNR of ours minus the same along random routes, {spent}",
+        )
     return out
 
 
@@ -111,7 +130,7 @@ def main() -> None:
     elif not sys.argv[1:]:
         found = measure()
         print({name: round(entry["value"], 4) for name, entry in found.items()})
-        run = {"device": "cpu", "seed": SEED, "threads": 1, **evidence.environment()}
+        run = {"device": "cpu", "seed": SEED, "threads": 1, **machine.environment()}
         record = {"study": "mixture_growth", "metrics": found, "run": run}
         files.write_json(ROOT / "benchmarks" / "mixture_growth.json", record)
     else:

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lib import data, evidence, files, metrics, params
+from lib.common import data, files, intervals, machine, params, quality, record
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 
@@ -57,8 +57,8 @@ def restore(model, noisy, sigma, how="learned"):
 
 def decibels(values, what, **options):
     """A metric of PSNR values or of their differences, one per image."""
-    mean = values if isinstance(values, evidence.Interval) else evidence.bootstrap_mean(values)
-    return evidence.metric(mean, unit="dB", band=0.02, what=what, **options)
+    mean = values if isinstance(values, intervals.Interval) else intervals.bootstrap_mean(values)
+    return record.metric(mean, unit="dB", band=0.02, what=what, **options)
 
 
 def arms(models, clean, noise_seed):
@@ -67,24 +67,38 @@ def arms(models, clean, noise_seed):
     noisy = data.add_noise(clean, SIGMA, noise_seed)
     for arm, model in models.items():
         image = restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing)
-        psnr[arm], pooled = metrics.psnr(clean, image), metrics.pooled_psnr(clean, image)
+        psnr[arm], pooled = quality.psnr(clean, image), quality.pooled_psnr(clean, image)
         out[f"mixture_full_{arm}_psnr_db"] = decibels(psnr[arm], f"PSNR, {WHAT[arm]}, {what}")
-        out[f"mixture_full_{arm}_psnr_pooled_db"] = evidence.metric(
-            pooled, unit="dB", n=len(clean), band=0.02, what=f"PSNR of the mean squared error, {WHAT[arm]}, {what}"
+        out[f"mixture_full_{arm}_psnr_pooled_db"] = record.metric(
+            pooled,
+            unit="dB",
+            n=len(clean),
+            band=0.02,
+            what=f"PSNR of the mean squared error, {WHAT[arm]}, {what}",
         )
-        ssim = evidence.bootstrap_mean(metrics.ssim(clean, image))
-        out[f"mixture_full_{arm}_ssim"] = evidence.metric(ssim, band=0.002, what=f"SSIM, {WHAT[arm]}, {what}")
-        out[f"mixture_full_{arm}_params"] = evidence.metric(denoiser.parameters(model), n=1, what=WHAT[arm])
+        ssim = intervals.bootstrap_mean(quality.ssim(clean, image))
+        out[f"mixture_full_{arm}_ssim"] = record.metric(
+            ssim, band=0.002, what=f"SSIM, {WHAT[arm]}, {what}"
+        )
+        out[f"mixture_full_{arm}_params"] = record.metric(
+            denoiser.parameters(model), n=1, what=WHAT[arm]
+        )
     for seed in (noise_seed + 2, noise_seed + 3):  # noise_seed + 1 is that of the validation images
-        psnr[seed] = metrics.psnr(clean, restore(models["ours"], data.add_noise(clean, SIGMA, seed), SIGMA))
+        psnr[seed] = quality.psnr(
+            clean, restore(models["ours"], data.add_noise(clean, SIGMA, seed), SIGMA)
+        )
     three = np.mean([psnr["ours"], psnr[noise_seed + 2], psnr[noise_seed + 3]], axis=0)
     trained = training_seconds()
     spent = f"{trained['mixture_training_seconds']['value']:,.0f} CPU s of training"
-    out["mixture_cpu10_psnr_db"] = decibels(three, f"PSNR, ours, {spent}, 3 noise seeds, {what}", headline=True)
-    out["mixture_full_noisy_psnr_db"] = decibels(metrics.psnr(clean, noisy), f"PSNR, noisy input, {what}")
-    psnr["random"] = metrics.psnr(clean, restore(models["ours"], noisy, SIGMA, "random"))
+    out["mixture_cpu10_psnr_db"] = decibels(
+        three, f"PSNR, ours, {spent}, 3 noise seeds, {what}", headline=True
+    )
+    out["mixture_full_noisy_psnr_db"] = decibels(
+        quality.psnr(clean, noisy), f"PSNR, noisy input, {what}"
+    )
+    psnr["random"] = quality.psnr(clean, restore(models["ours"], noisy, SIGMA, "random"))
     for name, (other, text) in RIVALS.items():
-        gain = evidence.paired_difference(psnr["ours"], psnr[other])
+        gain = intervals.paired_difference(psnr["ours"], psnr[other])
         out[f"mixture_full_{name}_db"] = decibels(gain, f"PSNR of ours minus {text}, {what}")
     return out | trained
 
@@ -94,12 +108,18 @@ def training_seconds():
     out = {}
     for arm, prefix in (("unet", "unet_"), ("ours_committed", "ours_committed_"), ("ours", "")):
         _, about = denoiser.load_tensors(WEIGHTS[arm])
-        steps, every, seconds = about["config"]["steps"], about["config"]["val_every"], about["cpu_seconds"]
+        steps, every, seconds = (
+            about["config"]["steps"],
+            about["config"]["val_every"],
+            about["cpu_seconds"],
+        )
         what = f"training of {WHAT[arm].split(',')[0]}, {steps:,} steps"
-        out[f"mixture_{prefix}training_seconds"] = evidence.metric(seconds, unit="CPU s", n=1, what=what)
+        out[f"mixture_{prefix}training_seconds"] = record.metric(
+            seconds, unit="CPU s", n=1, what=what
+        )
     passed = next((step for step, value in about["val_psnr"] if value > 25.12), steps)
     what = f"CPU seconds of training until 500 validation images, looked at every {every:,} steps, pass 25.12 dB"
-    reached = evidence.metric(passed / steps * seconds, unit="CPU s", n=1, what=what, headline=True)
+    reached = record.metric(passed / steps * seconds, unit="CPU s", n=1, what=what, headline=True)
     return out | {"mixture_seconds_to_2512": reached}
 
 
@@ -112,19 +132,29 @@ def seeds(models, clean, noise_seed):
             trained[arm, int(seed)] = denoiser.load_weights(path, arm)
     noisy = data.add_noise(clean, SIGMA, noise_seed)
     for (arm, seed), model in trained.items():
-        found[arm, seed] = metrics.psnr(clean, restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing))
+        found[arm, seed] = quality.psnr(
+            clean, restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing)
+        )
         if arm == "ours":
-            found["random", seed] = metrics.psnr(clean, restore(model, noisy, SIGMA, "random"))
+            found["random", seed] = quality.psnr(clean, restore(model, noisy, SIGMA, "random"))
     ours = [seed for arm, seed in found if arm == "ours"]
     what = f"ours, training seeds {ours}, one noise seed"
-    out["mixture_seeds_ours_psnr_db"] = decibels(np.mean([found["ours", seed] for seed in ours], axis=0), what)
+    out["mixture_seeds_ours_psnr_db"] = decibels(
+        np.mean([found["ours", seed] for seed in ours], axis=0), what
+    )
     for name, (other, text) in RIVALS.items():
-        gains = {seed: found["ours", seed] - found[other, seed] for seed in ours if (other, seed) in found}
+        gains = {
+            seed: found["ours", seed] - found[other, seed]
+            for seed in ours
+            if (other, seed) in found
+        }
         each = ", ".join(f"{gain.mean():+.4f} ({seed})" for seed, gain in gains.items())
         what = f"PSNR of ours minus {text}, training seeds {sorted(gains)}: {each}"
         out[f"mixture_seeds_{name}_db"] = decibels(np.mean(list(gains.values()), axis=0), what)
         worst = min(gain.mean() for gain in gains.values())
-        out[f"mixture_seeds_{name}_worst_db"] = evidence.metric(worst, unit="dB", n=len(gains), what="its worst seed")
+        out[f"mixture_seeds_{name}_worst_db"] = record.metric(
+            worst, unit="dB", n=len(gains), what="its worst seed"
+        )
     return out
 
 
@@ -132,10 +162,10 @@ def plans(models, clean, noise_seed):
     """What becomes of ours when its windows are routed otherwise than in its training."""
     clean = clean[: 2 * FEW]
     noisy = data.add_noise(clean, SIGMA, noise_seed)
-    psnr = {how: metrics.psnr(clean, restore(models["ours"], noisy, SIGMA, how)) for how in PLANS}
+    psnr = {how: quality.psnr(clean, restore(models["ours"], noisy, SIGMA, how)) for how in PLANS}
     out = {}
     for how in PLANS[1:]:
-        gain = evidence.paired_difference(psnr[how], psnr["learned"])
+        gain = intervals.paired_difference(psnr[how], psnr["learned"])
         what = f"PSNR change of ours when windows are routed: {how}; {len(clean):,} test images"
         out[f"mixture_full_plan_{how}_db"] = decibels(gain, what)
     return out
@@ -146,10 +176,14 @@ def levels(models, clean, noise_seed):
     out = {}
     for sigma in LEVELS:
         noisy, key = data.add_noise(clean[:FEW], sigma, noise_seed), round(100 * sigma)
-        found = {arm: restore(models[arm], noisy, sigma) for arm in ("ours", "unet")} | {"noisy": noisy}
+        found = {arm: restore(models[arm], noisy, sigma) for arm in ("ours", "unet")} | {
+            "noisy": noisy
+        }
         for name, image in found.items():
             what = f"PSNR, {name}, sigma {sigma} clamped, first {FEW:,} test images"
-            out[f"mixture_level_{name}_psnr_db_{key}"] = decibels(metrics.psnr(clean[:FEW], image), what)
+            out[f"mixture_level_{name}_psnr_db_{key}"] = decibels(
+                quality.psnr(clean[:FEW], image), what
+            )
     return out
 
 
@@ -157,17 +191,30 @@ def pixels(function, **options):
     """A filter of scikit-image for one image (H, W, 3), as a function of images (N, 3, H, W) and one strength."""
 
     def filtered(noisy, strength):
-        out = [function(image.transpose(1, 2, 0), strength, channel_axis=2, **options) for image in noisy]
+        out = [
+            function(image.transpose(1, 2, 0), strength, channel_axis=2, **options)
+            for image in noisy
+        ]
         return np.clip(np.stack(out).transpose(0, 3, 1, 2), 0, 1).astype(np.float32)
 
     return filtered
 
 
 FILTERS = {
-    "blur": (lambda noisy, s: gaussian_filter(noisy, (0, 0, s, s)), (0.75, 1.0, 1.25), "Gaussian blur"),
+    "blur": (
+        lambda noisy, s: gaussian_filter(noisy, (0, 0, s, s)),
+        (0.75, 1.0, 1.25),
+        "Gaussian blur",
+    ),
     "tv": (pixels(denoise_tv_chambolle), (0.1, 0.125, 0.15), "total variation, Chambolle"),
     "wavelet": (
-        pixels(denoise_wavelet, wavelet="sym4", wavelet_levels=3, convert2ycbcr=True, method="BayesShrink"),
+        pixels(
+            denoise_wavelet,
+            wavelet="sym4",
+            wavelet_levels=3,
+            convert2ycbcr=True,
+            method="BayesShrink",
+        ),
         (0.16, 0.17, 0.18, 0.19, 0.2),
         "wavelet shrinkage, BayesShrink, sym4, 3 levels, YCbCr",
     ),
@@ -182,7 +229,10 @@ FILTERS = {
 def wiener(images, noise_seed):
     """The affine map that is best on noisy training images (ridge 1e-4): 9.4 million numbers, no network."""
     noisy = np.concatenate(
-        [data.add_noise(part, SIGMA, noise_seed + 10 + i) for i, part in enumerate(np.split(images, 8))]
+        [
+            data.add_noise(part, SIGMA, noise_seed + 10 + i)
+            for i, part in enumerate(np.split(images, 8))
+        ]
     )
     x, y = (torch.from_numpy(some.reshape(len(some), -1)) for some in (noisy, images))
     centre, target = x.mean(0), y.mean(0)
@@ -190,7 +240,10 @@ def wiener(images, noise_seed):
     square = (x.T @ x / len(x)).double() + 1e-4 * torch.eye(x.shape[1], dtype=torch.float64)
     matrix = torch.linalg.solve(square, (x.T @ y / len(x)).double()).float()
     return lambda some: (
-        ((torch.from_numpy(some).flatten(1) - centre) @ matrix + target).view(some.shape).clamp(0, 1).numpy()
+        ((torch.from_numpy(some).flatten(1) - centre) @ matrix + target)
+        .view(some.shape)
+        .clamp(0, 1)
+        .numpy()
     )
 
 
@@ -200,20 +253,30 @@ def anchors(models, clean, noise_seed):
     train = (images[data.split(len(images), SEED)[0]] / 255).astype(np.float32)
     noisy = data.add_noise(clean[:FEW], SIGMA, noise_seed)
     tune, out = data.add_noise(train[:100], SIGMA, noise_seed + 5), {}
-    found = {"wiener": (wiener(train, noise_seed)(noisy), "best affine map of the whole image (Wiener)")}
+    found = {
+        "wiener": (wiener(train, noise_seed)(noisy), "best affine map of the whole image (Wiener)")
+    }
     for name, (function, strengths, text) in FILTERS.items():
-        best = max(strengths, key=lambda s, f=function: metrics.psnr(train[:100], f(tune, s)).mean())
+        best = max(
+            strengths, key=lambda s, f=function: quality.psnr(train[:100], f(tune, s)).mean()
+        )
         found[name] = function(noisy, best), f"{text}, strength {best}"
-    theirs = json.loads((ROOT / "benchmarks" / "em_cbm3d.json").read_text())["metrics"]["em_cbm3d_first100_psnr_db_20"]
-    out["mixture_anchor_cbm3d_psnr_db"] = theirs | {"what": f"{theirs['what']} (benchmarks/em_cbm3d.py)"}
+    theirs = json.loads((ROOT / "benchmarks" / "em_cbm3d.json").read_text())["metrics"][
+        "em_cbm3d_first100_psnr_db_20"
+    ]
+    out["mixture_anchor_cbm3d_psnr_db"] = theirs | {
+        "what": f"{theirs['what']} (benchmarks/em_cbm3d.py)"
+    }
     same = data.add_noise(clean[:100], SIGMA, 11)  # images and noise of that benchmark
-    values = metrics.psnr(clean[:100], restore(models["ours"], same, SIGMA))
-    out["mixture_anchor_cbm3d_ours_psnr_db"] = decibels(values, "PSNR, ours, on the images and noise of CBM3D")
+    values = quality.psnr(clean[:100], restore(models["ours"], same, SIGMA))
+    out["mixture_anchor_cbm3d_ours_psnr_db"] = decibels(
+        values, "PSNR, ours, on the images and noise of CBM3D"
+    )
     for name, (image, text) in found.items():
         what = f"{text}; first {FEW:,} test images, sigma 0.2 clamped"
-        out[f"mixture_anchor_{name}_psnr_db"] = decibels(metrics.psnr(clean[:FEW], image), what)
-        ssim = evidence.bootstrap_mean(metrics.ssim(clean[:FEW], image))
-        out[f"mixture_anchor_{name}_ssim"] = evidence.metric(ssim, band=0.002, what=what)
+        out[f"mixture_anchor_{name}_psnr_db"] = decibels(quality.psnr(clean[:FEW], image), what)
+        ssim = intervals.bootstrap_mean(quality.ssim(clean[:FEW], image))
+        out[f"mixture_anchor_{name}_ssim"] = record.metric(ssim, band=0.002, what=what)
     return out
 
 
@@ -233,11 +296,19 @@ def costs(models, clean, noise_seed):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(images[:1], sigma[:1], routing)
         ms = sorted(times[name][1:])
-        out[f"mixture_cost_{name}_mmac"] = evidence.metric(
-            counter.get_total_flops() / 2e6, unit="million", n=1, what=f"multiply-adds of a 32 x 32 image, {name}"
+        out[f"mixture_cost_{name}_mmac"] = record.metric(
+            counter.get_total_flops() / 2e6,
+            unit="million",
+            n=1,
+            what=f"multiply-adds of a 32 x 32 image, {name}",
         )
-        out[f"mixture_cost_{name}_ms"] = evidence.metric(
-            statistics.median(ms), unit="CPU ms", n=len(ms), low=ms[0], high=ms[-1], what=f"a 32 x 32 image, {name}"
+        out[f"mixture_cost_{name}_ms"] = record.metric(
+            statistics.median(ms),
+            unit="CPU ms",
+            n=len(ms),
+            low=ms[0],
+            high=ms[-1],
+            what=f"a 32 x 32 image, {name}",
         )
     return out
 
@@ -250,15 +321,22 @@ def photos(models, clean, noise_seed):
         noisy = data.add_noise(np.ascontiguousarray(picture), SIGMA, noise_seed + number)
         for how in (*PLANS, "unet"):
             start = time.process_time()
-            image = restore(models["unet" if how == "unet" else "ours"], noisy, SIGMA, how.replace("unet", "learned"))
+            image = restore(
+                models["unet" if how == "unet" else "ours"],
+                noisy,
+                SIGMA,
+                how.replace("unet", "learned"),
+            )
             seconds = time.process_time() - start
             size = f"{picture.shape[3]} x {picture.shape[2]} pixels"
             what = f"{name}, {size}, sigma {SIGMA} clamped, windows routed: {how}".replace(
                 "windows routed: unet", "no attention"
             )
-            value = metrics.psnr(picture, image)[0]
-            out[f"mixture_{name}_{how}_psnr_db"] = evidence.metric(value, unit="dB", n=1, band=0.02, what=what)
-            out[f"mixture_{name}_{how}_cpu_s"] = evidence.metric(seconds, unit="s", n=1, what=what)
+            value = quality.psnr(picture, image)[0]
+            out[f"mixture_{name}_{how}_psnr_db"] = record.metric(
+                value, unit="dB", n=1, band=0.02, what=what
+            )
+            out[f"mixture_{name}_{how}_cpu_s"] = record.metric(seconds, unit="s", n=1, what=what)
     return out
 
 
@@ -281,7 +359,10 @@ def card(found):
         f"* Above the control without attention, {found['mixture_unet_training_seconds']['value']:,.0f} CPU seconds: "
         f"{interval('mixture_full_over_unet_db')} dB.",
     ]
-    rows += [f"* Above {RIVALS[name][1]}: {interval(f'mixture_full_{name}_db')} dB." for name in list(RIVALS)[1:]]
+    rows += [
+        f"* Above {RIVALS[name][1]}: {interval(f'mixture_full_{name}_db')} dB."
+        for name in list(RIVALS)[1:]
+    ]
     if "mixture_seeds_over_unet_db" in found:
         n = found["mixture_seeds_over_unet_worst_db"]["n"]
         rows.append(
@@ -294,7 +375,10 @@ def card(found):
     ]
     text = CARD.read_text(encoding="utf-8")
     marked = re.sub(
-        r"(<!-- figures -->\n).*(<!-- end -->)", lambda m: m[1] + "\n".join(rows) + "\n" + m[2], text, flags=re.S
+        r"(<!-- figures -->\n).*(<!-- end -->)",
+        lambda m: m[1] + "\n".join(rows) + "\n" + m[2],
+        text,
+        flags=re.S,
     )
     CARD.write_text(marked, encoding="utf-8")
 
@@ -302,7 +386,9 @@ def card(found):
 def main():
     torch.set_num_threads(1)
     noise_seed = params.load("full").noise_seed
-    models = {arm: denoiser.load_weights(path, arm) for arm, path in WEIGHTS.items() if path.is_file()}
+    models = {
+        arm: denoiser.load_weights(path, arm) for arm, path in WEIGHTS.items() if path.is_file()
+    }
     test, _ = data.load_cifar("test", "full")
     clean = (test / 255).astype(np.float32)
     out = json.loads(RECORD.read_text())["metrics"] if sys.argv[1:] and RECORD.is_file() else {}
@@ -310,7 +396,7 @@ def main():
         found = PARTS[name](models, clean, noise_seed)
         print({name: round(entry["value"], 4) for name, entry in found.items()}, flush=True)
         out |= found
-        run = {"device": "cpu", "seed": SEED, "threads": 1, **evidence.environment()}
+        run = {"device": "cpu", "seed": SEED, "threads": 1, **machine.environment()}
         files.write_json(RECORD, {"study": "mixture_quality", "metrics": out, "run": run})
     card(out)
 

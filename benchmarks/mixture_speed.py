@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference_mixture import Reference
 
-from lib import evidence, files, params
+from lib.common import files, machine, params, record
 from lib.mixture import denoiser, experts, windows
 
 TOKENS, BLOCK, REACH, HEADS, WIDTH = (256, 1024, 4096, 16384), 64, 2, 4, 128
@@ -44,14 +44,21 @@ def ratio(slow: list[float], fast: list[float], what: str, headline: bool = Fals
     """The median over rounds of slow / fast, with the range of the rounds as its spread."""
     each = sorted(s / f for s, f in zip(slow, fast, strict=True))
     spread = {"low": each[0], "high": each[-1], "sd": statistics.stdev(each)}
-    return evidence.metric(statistics.median(each), unit="times", n=len(each), what=what, headline=headline, **spread)
+    return record.metric(
+        statistics.median(each), unit="times", n=len(each), what=what, headline=headline, **spread
+    )
 
 
 def milliseconds(values: list[float], what: str, headline: bool = False) -> dict:
     """The median of the rounds."""
     spread = {"low": min(values), "high": max(values), "sd": statistics.stdev(values)}
-    return evidence.metric(
-        statistics.median(values), unit="CPU ms", n=len(values), what=what, headline=headline, **spread
+    return record.metric(
+        statistics.median(values),
+        unit="CPU ms",
+        n=len(values),
+        what=what,
+        headline=headline,
+        **spread,
     )
 
 
@@ -70,11 +77,18 @@ def announced_layer() -> dict:
             layer(tokens)
 
     out = {}
-    for key, function, what in (("step", train, "forward and backward"), ("forward", infer, "forward")):
+    for key, function, what in (
+        ("step", train, "forward and backward"),
+        ("forward", infer, "forward"),
+    ):
         times = rounds({"fast": lambda f=function: f(fast), "slow": lambda f=function: f(slow)}, 7)
         text = f"announced mixture layer, {what}: naive gather over ours, 64 images"
-        out[f"announced_{key}_speedup"] = ratio(times["slow"], times["fast"], text, headline=key == "step")
-        out[f"announced_{key}_ms"] = milliseconds(times["fast"], f"announced mixture layer, {what}, 64 images, ours")
+        out[f"announced_{key}_speedup"] = ratio(
+            times["slow"], times["fast"], text, headline=key == "step"
+        )
+        out[f"announced_{key}_ms"] = milliseconds(
+            times["fast"], f"announced mixture layer, {what}, 64 images, ours"
+        )
     return out | operations()
 
 
@@ -94,18 +108,29 @@ def operations() -> dict:
     kept |= {"weight_decay": 1e-4, "clip": 1.0, "balance": 0.01}
     weights = 4e-6 * denoiser.parameters(denoiser.build("announced", 0))
     budgets = (32, 64, 128)
-    few, many = (count(experts.attend, *torch.zeros(3, 1, 4, tokens, 32), 32) for tokens in (64, 256))
+    few, many = (
+        count(experts.attend, *torch.zeros(3, 1, 4, tokens, 32), 32) for tokens in (64, 256)
+    )
     values = {
-        "announced_recipe_values": (sum(getattr(recipe, k) == v for k, v in kept.items()), "of six announced values"),
+        "announced_recipe_values": (
+            sum(getattr(recipe, k) == v for k, v in kept.items()),
+            "of six announced values",
+        ),
         "announced_weights_mb": (weights, "MB, four bytes for each parameter"),
-        "announced_sparse_experts": (sum(k < 64 for k in budgets), "experts that leave out a key at 64 tokens"),
-        "announced_attention_growth": (many / few, "operations of k = 32 attention, 256 over 64 tokens; 4 is linear"),
+        "announced_sparse_experts": (
+            sum(k < 64 for k in budgets),
+            "experts that leave out a key at 64 tokens",
+        ),
+        "announced_attention_growth": (
+            many / few,
+            "operations of k = 32 attention, 256 over 64 tokens; 4 is linear",
+        ),
         "announced_flops_over_dense_256": (
             layer(*budgets) / layer(256),
             "operations, 3 experts over a dense one, N = 256",
         ),
     }
-    return {name: evidence.metric(value, n=1, what=what) for name, (value, what) in values.items()}
+    return {name: record.metric(value, n=1, what=what) for name, (value, what) in values.items()}
 
 
 def inputs(tokens: int, grad: bool):
@@ -154,7 +179,7 @@ def memory() -> dict:
             command = [sys.executable, __file__, "--memory", kind, str(tokens)]
             got = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             what = f"peak memory added by one forward and backward, {kind} attention, {tokens:,} tokens in one image"
-            out[f"{kind}_attention_mib_{tokens}"] = evidence.metric(got, unit="MiB", n=1, what=what)
+            out[f"{kind}_attention_mib_{tokens}"] = record.metric(got, unit="MiB", n=1, what=what)
     return out
 
 
@@ -162,7 +187,9 @@ def peak(kind: str, tokens: int) -> float:
     """MiB by which the resident memory of this process rises at its highest (Linux counts it)."""
     torch.set_num_threads(1)
     blocks, heads = ([x[:1] for x in form] for form in inputs(tokens, True))
-    function, tensors = (sparse, blocks) if kind == "block" else (F.scaled_dot_product_attention, heads)
+    function, tensors = (
+        (sparse, blocks) if kind == "block" else (F.scaled_dot_product_attention, heads)
+    )
     function(*(x[:, :4] for x in tensors)).sum().backward()  # libraries load their parts now
     Path("/proc/self/clear_refs").write_text("5")  # the highest value starts again
     before = _status("VmRSS")
@@ -206,7 +233,7 @@ def main():
         found = PARTS[name]()
         print({name: round(entry["value"], 2) for name, entry in found.items()}, flush=True)
         out |= found
-    run = {"device": "cpu", "seed": 0, "threads": 1, **evidence.environment()}
+    run = {"device": "cpu", "seed": 0, "threads": 1, **machine.environment()}
     files.write_json(RECORD, {"study": "mixture_speed", "metrics": out, "run": run})
 
 

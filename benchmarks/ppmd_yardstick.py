@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import data, evidence, params
+from lib.common import data, params, record
 from lib.language import corpus
 
 pyppmd = import_module("pyppmd")  # not a requirement of the project: see above
@@ -35,7 +35,7 @@ def main() -> None:
     order = min(by_order, key=by_order.get)
     for book, short in zip(BOOKS, ("alice", "hamlet"), strict=True):
         text = library.parts[book]["test"]
-        out[f"ppmd_bpc_{short}"] = evidence.metric(
+        out[f"ppmd_bpc_{short}"] = record.metric(
             bits(train, text, order),
             unit="bpc",
             n=len(text),
@@ -44,7 +44,9 @@ def main() -> None:
         )
         print(f"{book}: {out[f'ppmd_bpc_{short}']['value']:.3f} bpc at order {order}")
     path = params.root() / "benchmarks" / "ppmd_yardstick.json"
-    evidence.write_metrics(path, "benchmark_ppmd", out, profile="sample", seed=0, device="cpu", threads=1)
+    record.write_metrics(
+        path, "benchmark_ppmd", out, profile="sample", seed=0, device="cpu", threads=1
+    )
 
 
 if __name__ == "__main__":

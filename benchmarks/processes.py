@@ -17,10 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lib import evidence, files
+from lib.common import files, machine, record
 
 ARMS = "announced", "ours", "ours_committed"
-HORIZONS = 5, 10, 20, None  # steps looked at: rounding tells the two apart at first, then training amplifies it
+HORIZONS = (
+    5,
+    10,
+    20,
+    None,
+)  # steps looked at: rounding tells the two apart at first, then training amplifies it
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--no-python"
 
 
@@ -30,19 +35,42 @@ def project(folder: Path, bf16: bool, images: int) -> Path:
     shutil.copytree(ROOT / "lib", folder / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data").symlink_to(ROOT / "data")
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    for key, value in {"train_images": images, "epochs": 1, "log_every": 1, "val_images": 8}.items():
+    for key, value in {
+        "train_images": images,
+        "epochs": 1,
+        "log_every": 1,
+        "val_images": 8,
+    }.items():
         text = re.sub(rf"^(    {key}:).*", rf"\1 {value}", text, flags=re.MULTILINE)
-    files.write_text(folder / "params.yaml", re.sub(r"^(    bf16:).*", rf"\1 {str(bf16).lower()}", text, flags=re.M))
+    files.write_text(
+        folder / "params.yaml",
+        re.sub(r"^(    bf16:).*", rf"\1 {str(bf16).lower()}", text, flags=re.M),
+    )
     return folder
 
 
 def trained(folder: Path, arm: str, processes: int) -> list[dict]:
     """The log lines of a training of `arm` on so many processes, one for each step."""
     out = folder / "runs" / f"{arm}-{processes}"
-    start = [sys.executable, *TORCHRUN, f"--nproc_per_node={processes}", "--"] if processes > 1 else []
-    command = [*start, sys.executable, "-m", "lib.mixture.training", "--arm", arm, "--profile", "sample", "--out", out]
+    start = (
+        [sys.executable, *TORCHRUN, f"--nproc_per_node={processes}", "--"] if processes > 1 else []
+    )
+    command = [
+        *start,
+        sys.executable,
+        "-m",
+        "lib.mixture.training",
+        "--arm",
+        arm,
+        "--profile",
+        "sample",
+        "--out",
+        out,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{arm} on {processes} processes: {done.stderr[-2000:]}")
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -59,19 +87,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for bf16 in (False, True):
             copy = project(Path(folder) / f"bf16-{bf16}", bf16, images=2560)
-            found = {arm: differences(copy, arm) for arm in ARMS if not (bf16 and arm == "announced")}
+            found = {
+                arm: differences(copy, arm) for arm in ARMS if not (bf16 and arm == "announced")
+            }
             how = f"{'products in bfloat16' if bf16 else '32-bit floats'}: {', '.join(found)}"
             for steps in HORIZONS:
                 chosen = [value for values in found.values() for value in values[:steps]]
-                when = f"first {steps} steps" if steps else f"{min(map(len, found.values()))} steps or more"
+                when = (
+                    f"first {steps} steps"
+                    if steps
+                    else f"{min(map(len, found.values()))} steps or more"
+                )
                 what = f"largest difference of a step's loss on two processes and on one, {when}, {how}"
-                tail = ("_bf16" if bf16 else "") + {HORIZONS[0]: "", None: "_long"}.get(steps, f"_{steps}")
-                entry = evidence.metric(max(chosen), n=len(chosen), what=what, headline=tail == "")
+                tail = ("_bf16" if bf16 else "") + {HORIZONS[0]: "", None: "_long"}.get(
+                    steps, f"_{steps}"
+                )
+                entry = record.metric(max(chosen), n=len(chosen), what=what, headline=tail == "")
                 metrics[f"ddp_loss_difference{tail}"] = entry
     for name, entry in metrics.items():
         print(f"{name} {entry['value']:.2g}: {entry['what']}")
-    run = {"device": "cpu", "cores": os.cpu_count(), **evidence.environment()}
-    files.write_json(ROOT / "benchmarks" / "processes.json", {"study": "processes", "metrics": metrics, "run": run})
+    run = {"device": "cpu", "cores": os.cpu_count(), **machine.environment()}
+    files.write_json(
+        ROOT / "benchmarks" / "processes.json",
+        {"study": "processes", "metrics": metrics, "run": run},
+    )
 
 
 if __name__ == "__main__":

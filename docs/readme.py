@@ -1,7 +1,7 @@
 """Write the generated parts of README.md: `make readme`.
 
 Every table and every number of the front page stands between markers and comes from `results/` and `claims.yaml`;
-tests/test_readme.py compares them.
+tests/repository/test_readme.py compares them.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib import claims, files, params
+from lib.common import claims, files, params
 
 # The README's markers; what stands between two of them never holds the start of another.
 BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->)(?:(?!<!-- begin ).)*?(<!-- end \2 -->)", re.DOTALL)
@@ -25,14 +25,27 @@ def headline_table(metrics: dict[str, dict], sample: dict[str, dict]) -> str:
         metrics: the best that was measured, as `read_best` gives it.
         sample: the metrics that `make reproduce` makes again; benchmarks are recorded, not run again.
     """
-    lines = ["| number | what | value | on | sample | band elsewhere |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| number | what | value | on | sample | band elsewhere |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, entry in metrics.items():
         if entry.get("headline"):
             again = sample.get(name, {})
-            band = f"± {again['band']:g} {again.get('unit', '')}".strip() if again.get("band") else "equal"
+            band = (
+                f"± {again['band']:g} {again.get('unit', '')}".strip()
+                if again.get("band")
+                else "equal"
+            )
             made = entry.get("profile") in params.PROFILES
             beside = claims.number(again) if entry.get("profile") == "full" else "–"
-            cells = [f"`{name}`", entry["what"], claims.number(entry), entry.get("profile", "–"), beside]
+            cells = [
+                f"`{name}`",
+                entry["what"],
+                claims.number(entry),
+                entry.get("profile", "–"),
+                beside,
+            ]
             lines.append(f"| {' | '.join(cells)} | {band if made and again else 'recorded'} |")
     return "\n".join(lines)
 
@@ -43,7 +56,8 @@ def notebook_table(root: Path) -> str:
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         title, question = (
-            re.search(form, first, re.MULTILINE)[1] for form in (r"^# (.+)$", r"^\*\*Question\.\*\* (.+)$")
+            re.search(form, first, re.MULTILINE)[1]
+            for form in (r"^# (.+)$", r"^\*\*Question\.\*\* (.+)$")
         )
         copies = [f"results/{profile}/notebooks/{path.name}" for profile in ("full", "sample")]
         links = [f"[{copy.split('/')[1]}]({copy})" for copy in copies if (root / copy).is_file()]
@@ -54,7 +68,9 @@ def notebook_table(root: Path) -> str:
 def full_table(root: Path) -> str:
     """How long each part of the full profile took, where that was noted (`make full`)."""
     path, parts = root / "results" / "full" / "seconds.json", {}
-    for stage, seconds in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
+    for stage, seconds in (
+        json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ()
+    ):
         name, _, which = stage.partition("@full")
         parts.setdefault((name, *which.split("-")[1:2]), []).append(seconds)
     lines = ["| part of the full profile | runs | minutes of each |", "|---|---|---|"]
@@ -86,7 +102,9 @@ def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
             named = {"all": claims.number, "on": lambda found: found["profile"]}.get(match[3])
             return f"{match[1]}{named(entry) if named else format(number, match[3])}<!-- /n -->"
         except ValueError:
-            raise params.UserError(f"README.md: marker {match[2]!r}: {match[3]!r} is no format of {number}") from None
+            raise params.UserError(
+                f"README.md: marker {match[2]!r}: {match[3]!r} is no format of {number}"
+            ) from None
 
     if stray := STRAY.search(VALUE.sub("", BLOCK.sub("", text))):
         raise params.UserError(f"README.md: marker {stray[0]!r} has no partner or is not complete")

@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from lib.params import UserError
+from lib.common.params import UserError
 
 
 def data_fetch(options: argparse.Namespace) -> None:
     """Get all of CIFAR-10."""
-    from lib.fetch import fetch
+    from lib.tools.fetch import fetch
 
     folder = fetch(options.cache)
     print(f"CIFAR-10 is complete in {folder}")
@@ -24,7 +24,7 @@ def data_fetch(options: argparse.Namespace) -> None:
 
 def data_verify(options: argparse.Namespace) -> None:
     """Check every file and print its sha256 and size."""
-    from lib.data import verify
+    from lib.common.data import verify
 
     for row in verify(options.profile):
         print(f"{row['sha256']}  {row['bytes']:>10,}  {row['name']}")
@@ -32,14 +32,14 @@ def data_verify(options: argparse.Namespace) -> None:
 
 def data_sample(options: argparse.Namespace) -> None:
     """Draw the shipped sample again."""
-    from lib.fetch import make_sample
+    from lib.tools.fetch import make_sample
 
     print(f"the sample is written under {make_sample(options.cache, options.out)}")
 
 
 def claims_show(options: argparse.Namespace) -> None:
     """Print the verdict table."""
-    from lib import claims
+    from lib.common import claims
 
     metrics = claims.read_metrics(options.profile) if options.profile else claims.read_best()
     print(claims.markdown_table(claims.judge_all(metrics, complete=options.profile != "full")))
@@ -47,15 +47,19 @@ def claims_show(options: argparse.Namespace) -> None:
 
 def denoise(options: argparse.Namespace) -> None:
     """Denoise an image file."""
-    from lib.mixture.photo import denoise_file
+    from lib.tools.photo import denoise_file
 
     sigma = denoise_file(options.source, options.target, options.sigma)
-    print(f"{options.target}: denoised at sigma {sigma:.3f}{'' if options.sigma else ' (estimated)'}")
+    print(
+        f"{options.target}: denoised at sigma {sigma:.3f}{'' if options.sigma else ' (estimated)'}"
+    )
 
 
 def _leaf(actions, name: str, run, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, description=text)
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback")
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -70,7 +74,9 @@ def add_data(commands) -> list[str]:
     fetch.add_argument("--cache", **cache)
     verify = _leaf(actions, "verify", data_verify, "check size, labels and sha256 of every file")
     verify.add_argument("--profile", choices=("sample", "full"), default="sample")
-    sample = _leaf(actions, "sample", data_sample, "draw the shipped sample from the full set again")
+    sample = _leaf(
+        actions, "sample", data_sample, "draw the shipped sample from the full set again"
+    )
     sample.add_argument("--cache", **cache)
     sample.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: data/)")
     return ["python -m lib data verify", "python -m lib data fetch --cache ~/cifar10"]
@@ -78,17 +84,30 @@ def add_data(commands) -> list[str]:
 
 def add_claims(commands) -> list[str]:
     """Add `claims` to the subparsers; returns examples for the help."""
-    claims = _leaf(commands, "claims", claims_show, "the announced claims and what the committed results say of them")
-    claims.add_argument("--profile", choices=("sample", "full"), help="default: full where it was run")
+    claims = _leaf(
+        commands,
+        "claims",
+        claims_show,
+        "the announced claims and what the committed results say of them",
+    )
+    claims.add_argument(
+        "--profile", choices=("sample", "full"), help="default: full where it was run"
+    )
     return ["python -m lib claims"]
 
 
 def add_denoise(commands) -> list[str]:
     """`denoise`."""
-    parser = _leaf(commands, "denoise", denoise, "remove noise from a PNG or JPEG with the trained mixture")
-    parser.add_argument("source", type=Path, metavar="IN", help="PNG or JPEG of any size; grey, RGB or RGBA")
+    parser = _leaf(
+        commands, "denoise", denoise, "remove noise from a PNG or JPEG with the trained mixture"
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="IN", help="PNG or JPEG of any size; grey, RGB or RGBA"
+    )
     parser.add_argument("target", type=Path, metavar="OUT", help="PNG or JPEG to write")
-    parser.add_argument("--sigma", type=float, help="noise level for pixel values in [0, 1] (default: estimated)")
+    parser.add_argument(
+        "--sigma", type=float, help="noise level for pixel values in [0, 1] (default: estimated)"
+    )
     return ["python -m lib denoise noisy.png clean.png --sigma 0.1"]
 
 
@@ -96,7 +115,16 @@ def generate(options: argparse.Namespace) -> None:
     """`generate`: write text with the shipped attention model."""
     from lib.language.training import write_text
 
-    print(write_text(options.prompt, options.length, options.temperature, options.top_k, options.top_p, options.seed))
+    print(
+        write_text(
+            options.prompt,
+            options.length,
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            options.seed,
+        )
+    )
 
 
 def add_generate(commands) -> list[str]:
@@ -104,9 +132,13 @@ def add_generate(commands) -> list[str]:
     parser = _leaf(commands, "generate", generate, "write text with the shipped attention model")
     parser.add_argument("--prompt", required=True, help="text to go on from")
     parser.add_argument("--length", type=int, default=200, help="characters to write (default 200)")
-    parser.add_argument("--temperature", type=float, default=0.9, help="0 takes the likeliest character")
+    parser.add_argument(
+        "--temperature", type=float, default=0.9, help="0 takes the likeliest character"
+    )
     parser.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest (0: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw among those that make up this mass")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="draw among those that make up this mass"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return ['python -m lib generate --prompt "To be, or not to be" --length 200 --temperature 0.9']
 
@@ -123,7 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    parser.epilog = "examples:\n" + "\n".join(f"  {example}" for add in COMMANDS for example in add(commands))
+    parser.epilog = "examples:\n" + "\n".join(
+        f"  {example}" for add in COMMANDS for example in add(commands)
+    )
     return parser
 
 
@@ -132,7 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads, `head` for example, has seen enough; nothing may be flushed at the end
+    except (
+        BrokenPipeError
+    ):  # who reads, `head` for example, has seen enough; nothing may be flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         if options.debug:

@@ -20,8 +20,9 @@ SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent
 sys.path.insert(0, str(ROOT))
 
-from lib import claims, data, metrics  # noqa: E402
-from lib.mixture import denoiser, photo  # noqa: E402
+from lib.common import claims, data, quality  # noqa: E402
+from lib.mixture import denoiser  # noqa: E402
+from lib.tools import photo  # noqa: E402
 
 BUILD = Path(sys.argv[1] if len(sys.argv) > 1 else SITE / "_build").resolve()
 SOURCE, HTML = BUILD / "source", BUILD / "html"
@@ -35,7 +36,13 @@ PHOTOS = {  # scikit-image's, all in the public domain
 }
 SMALL = ("airplane", "frog", "horse", "ship")  # CIFAR-10, the first test image of each class
 EXPERTS = ("global", "local", "skipped")
-MARKS = {"reproduced": "✓", "exceeded": "↑", "refuted": "✗", "not testable": "–", "not run yet": "…"}
+MARKS = {
+    "reproduced": "✓",
+    "exceeded": "↑",
+    "refuted": "✗",
+    "not testable": "–",
+    "not run yet": "…",
+}
 
 
 def build() -> None:
@@ -45,9 +52,20 @@ def build() -> None:
     (SOURCE / "notebooks").mkdir(parents=True)
     (SOURCE / "view").mkdir()
     names = [copy_notebook(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-    background = [copy_page(path) for part in ("docs", "models") for path in sorted((ROOT / part).glob("*.md"))]
+    background = [
+        copy_page(path)
+        for part in ("docs", "models")
+        for path in sorted((ROOT / part).glob("*.md"))
+    ]
     (SOURCE / "index.md").write_text(landing_page(names, background), encoding="utf-8")
-    folders = ["-c", str(SITE), "-d", str(BUILD / "doctrees"), "-D", f"html_static_path=static,{SOURCE / 'view'}"]
+    folders = [
+        "-c",
+        str(SITE),
+        "-d",
+        str(BUILD / "doctrees"),
+        "-D",
+        f"html_static_path=static,{SOURCE / 'view'}",
+    ]
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", *folders]
     subprocess.run([*command, str(SOURCE), str(HTML)], check=True)
     print(f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages")
@@ -84,7 +102,11 @@ def copy_notebook(source: Path) -> str:
     heading = ""
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
-        heading = (re.findall(r"^#+ (.+)$", text, re.MULTILINE) or [heading])[-1] if "outputs" not in cell else heading
+        heading = (
+            (re.findall(r"^#+ (.+)$", text, re.MULTILINE) or [heading])[-1]
+            if "outputs" not in cell
+            else heading
+        )
         if cell["cell_type"] == "markdown":
             cell["source"] = [unlinked(text)]
         tags = cell["metadata"].setdefault("tags", [])
@@ -96,7 +118,11 @@ def copy_notebook(source: Path) -> str:
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             cell["metadata"]["mystnb"] = {"image": {"alt": description(text, heading)}}
     first = notebook["cells"][0]
-    said = "with the results of both profiles" if source.stem == "06_verdicts" else f"of the `{profile}` profile"
+    said = (
+        "with the results of both profiles"
+        if source.stem == "06_verdicts"
+        else f"of the `{profile}` profile"
+    )
     first["source"] = ["".join(first["source"]), f"\n\n*Executed copy {said}.*\n"]
     (SOURCE / "notebooks" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     return f"notebooks/{source.stem}"
@@ -105,7 +131,9 @@ def copy_notebook(source: Path) -> str:
 def description(code: str, heading: str) -> str:
     """What a figure shows, from the titles and axes that its code writes."""
     titles = re.findall(r"""(?<!\w)(?:title=|set_title\(|suptitle\()\s*"([^"{]+)\"""", code)
-    axes = re.findall(r"""(?<!\w)(?:xlabel=|ylabel=|set_xlabel\(|set_ylabel\()\s*"([^"{]+)\"""", code)
+    axes = re.findall(
+        r"""(?<!\w)(?:xlabel=|ylabel=|set_xlabel\(|set_ylabel\()\s*"([^"{]+)\"""", code
+    )
     parts = [heading, *titles] + ([f"axes: {', '.join(axes)}"] if axes else [])
     return "Figure. " + "; ".join(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
@@ -135,7 +163,10 @@ def landing_page(notebooks: list[str], background: list[str]) -> str:
             "## Every claim",
             "Measured values with their 95 % interval and the number of cases n. How each was tested stands in "
             "[notebook 06](notebooks/06_verdicts.ipynb).",
-            *(f"### {name}\n\n{verdict_html(verdicts, key)}" for key, name in claims.SYSTEMS.items()),
+            *(
+                f"### {name}\n\n{verdict_html(verdicts, key)}"
+                for key, name in claims.SYSTEMS.items()
+            ),
             "## Run it yourself",
             "```sh\nmake reproduce   # every result again, compared with the committed ones\n"
             "make test        # all tests, and the committed notebooks executed again\n"
@@ -155,14 +186,14 @@ def raw(lines: list[str]) -> str:
 
 
 def chip(verdict: str) -> str:
-    return (
-        f'<span class="verdict {verdict.split()[-1]}"><span aria-hidden="true">{MARKS[verdict]}</span> {verdict}</span>'
-    )
+    return f'<span class="verdict {verdict.split()[-1]}"><span aria-hidden="true">{MARKS[verdict]}</span> {verdict}</span>'
 
 
 def summary_html(verdicts: list[claims.Verdict]) -> str:
     """How many claims of each system got each verdict."""
-    lines = ['<div class="scroll" tabindex="0" role="region" aria-label="Verdicts by system"><table class="table">']
+    lines = [
+        '<div class="scroll" tabindex="0" role="region" aria-label="Verdicts by system"><table class="table">'
+    ]
     shown = [verdict for verdict in claims.VERDICTS if claims.counts(verdicts)[verdict]]
     heads = "".join(f'<th scope="col">{chip(verdict)}</th>' for verdict in shown)
     lines += [f'<thead><tr><th scope="col">system</th>{heads}</tr></thead><tbody>']
@@ -176,11 +207,17 @@ def summary_html(verdicts: list[claims.Verdict]) -> str:
 def verdict_html(verdicts: list[claims.Verdict], system: str) -> str:
     """The claims of one system, a row each."""
     label = f"Claims: {claims.SYSTEMS[system]}"
-    lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="table verdicts">']
+    lines = [
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="table verdicts">'
+    ]
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("announced", "measured", "verdict"))
     lines.append(f"<thead><tr>{heads}</tr></thead><tbody>")
     for v in (v for v in verdicts if v.claim.system == system):
-        measured = claims.number(v.entry) if v.entry else v.claim.rule.not_testable or "needs the full profile"
+        measured = (
+            claims.number(v.entry)
+            if v.entry
+            else v.claim.rule.not_testable or "needs the full profile"
+        )
         cells = f"<td>{html.escape(v.claim.announced)}</td><td>{html.escape(measured)}</td><td>{chip(v.verdict)}</td>"
         lines.append(f"<tr>{cells}</tr>")
     return raw([*lines, "</tbody></table></div>"])
@@ -212,9 +249,13 @@ def make_view() -> list[dict]:
         for number, sigma in enumerate(LEVELS):
             noisy = data.add_noise(clean[None], sigma, seed=number)  # (1, 3, S, S)
             image, experts = route(model, noisy, sigma)
-            quality = [round(float(metrics.psnr(clean[None], shown)[0]), 1) for shown in (noisy, image)]
+            quality = [
+                round(float(quality.psnr(clean[None], shown)[0]), 1) for shown in (noisy, image)
+            ]
             maps = ["".join(str(int(e)) for e in block[0]) for block in experts]
-            entry["levels"].append({"sigma": sigma, "noisy": quality[0], "denoised": quality[1], "maps": maps})
+            entry["levels"].append(
+                {"sigma": sigma, "noisy": quality[0], "denoised": quality[1], "maps": maps}
+            )
             rows.append(np.concatenate([noisy[0], image[0]], axis=2))  # (3, S, 2S)
         rows.append(np.concatenate([clean, np.zeros_like(clean)], axis=2))
         save_picture(np.concatenate(rows, axis=1), f"{name}.png")
@@ -234,12 +275,18 @@ def pictures():
         opened = Image.open(next(folder.glob(f"{name}.*"))).convert("RGB")
         side = min(opened.size)
         left, top = (opened.width - side) // 2, (opened.height - side) // 2
-        square = opened.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        square = opened.crop((left, top, left + side, top + side)).resize(
+            (SIDE, SIDE), Image.Resampling.LANCZOS
+        )
         yield name, label, np.asarray(square, np.float32).transpose(2, 0, 1) / 255
     images, labels = data.load_cifar("test", "sample")
     for name in SMALL:
         first = int(np.argmax(labels == data.CLASSES.index(name)))
-        yield name, f"{'an' if name[0] in 'aeiou' else 'a'} {name}, 32 pixels", images[first].astype(np.float32) / 255
+        yield (
+            name,
+            f"{'an' if name[0] in 'aeiou' else 'a'} {name}, 32 pixels",
+            images[first].astype(np.float32) / 255,
+        )
 
 
 @torch.no_grad()
@@ -250,7 +297,9 @@ def route(model, noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, list]:
 
 
 def save_picture(image: np.ndarray, name: str, side: int | None = None) -> None:
-    picture = Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
+    picture = Image.fromarray(
+        (np.clip(image, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    )
     if side:
         picture = picture.resize(
             (side, side), Image.Resampling.NEAREST if side > picture.width else Image.Resampling.BOX
@@ -269,7 +318,12 @@ def view_html(entries: list[dict]) -> str:
     panels = [
         f'<figure><canvas id="view-{key}" role="img" aria-label="{text}"></canvas>'
         f'<figcaption id="view-{key}-text">{text}</figcaption></figure>'
-        for key, text in (("noisy", "noisy"), ("denoised", "denoised"), ("map", "experts"), ("clean", "clean"))
+        for key, text in (
+            ("noisy", "noisy"),
+            ("denoised", "denoised"),
+            ("map", "experts"),
+            ("clean", "clean"),
+        )
     ]
     last = len(LEVELS) - 1
     return raw(

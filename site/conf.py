@@ -35,9 +35,13 @@ html_theme_options = {
 
 def _visit_math(self, node):
     """Formulas as MathML, which browsers draw by themselves."""
-    self.body.append(convert(node.astext(), display="block" if node.tagname == "math_block" else "inline"))
+    self.body.append(
+        convert(node.astext(), display="block" if node.tagname == "math_block" else "inline")
+    )
     raise SkipNode
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", inline_renderers=(_visit_math, None), block_renderers=(_visit_math, None))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(_visit_math, None), block_renderers=(_visit_math, None)
+    )

@@ -1,4 +1,4 @@
-"""A small driver of headless Chromium over its DevTools protocol, for tests/test_site.py.
+"""A small driver of headless Chromium over its DevTools protocol, for tests/repository/test_site.py.
 
 with Browser(chromium) as browser:
     page = browser.page(); page.open(url); page.run("document.title")
@@ -41,7 +41,9 @@ class Browser:
     def __init__(self, executable: str):
         self.folder = Path(tempfile.mkdtemp())
         command = [executable, *FLAGS, f"--user-data-dir={self.folder}", "about:blank"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         for line in self.process.stderr:
             if found := re.search(r"DevTools listening on (ws://\S+)", line):
                 self.address = found[1]
@@ -64,7 +66,9 @@ class Browser:
     def call(self, method: str, session: str | None = None, **parameters) -> dict:
         """Send a command and wait for its answer; events that come meanwhile are kept."""
         number = next(self.numbers)
-        message = {"id": number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        message = {"id": number, "method": method, "params": parameters} | (
+            {"sessionId": session} if session else {}
+        )
         self.socket.send(json.dumps(message))
         while True:
             answer = json.loads(self.socket.recv())
@@ -94,7 +98,13 @@ class Page:
         return self.browser.call(method, self.session, **parameters)
 
     def resize(self, width: int, height: int) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def open(self, url: str) -> None:
         """Go to an address and wait until it has loaded with all that it needs."""
@@ -106,7 +116,9 @@ class Page:
 
     def run(self, code: str):
         """The value of a JavaScript expression; a promise is awaited."""
-        answer = self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True
+        )
         if fault := answer.get("exceptionDetails"):
             raise RuntimeError(fault.get("exception", {}).get("description", fault["text"]))
         return answer["result"].get("value")
@@ -122,7 +134,12 @@ class Page:
     def press(self, key: str, code: int) -> None:
         """Press and let go a key, by its name and its virtual key code."""
         named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **named, **({"text": "\r"} if key == "Enter" else {}))
+        self.call(
+            "Input.dispatchKeyEvent",
+            type="keyDown",
+            **named,
+            **({"text": "\r"} if key == "Enter" else {}),
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def faults(self) -> list[str]:
@@ -131,16 +148,31 @@ class Page:
         for event in self._events():
             given = event["params"]
             if event["method"] == "Runtime.exceptionThrown":
-                found.append(given["exceptionDetails"].get("exception", {}).get("description", "exception"))
-            elif event["method"] == "Runtime.consoleAPICalled" and given["type"] in ("error", "warning", "assert"):
-                found.append(" ".join(str(part.get("value", part.get("description"))) for part in given["args"]))
-            elif event["method"] == "Log.entryAdded" and given["entry"]["level"] in ("error", "warning"):
+                found.append(
+                    given["exceptionDetails"].get("exception", {}).get("description", "exception")
+                )
+            elif event["method"] == "Runtime.consoleAPICalled" and given["type"] in (
+                "error",
+                "warning",
+                "assert",
+            ):
+                found.append(
+                    " ".join(
+                        str(part.get("value", part.get("description"))) for part in given["args"]
+                    )
+                )
+            elif event["method"] == "Log.entryAdded" and given["entry"]["level"] in (
+                "error",
+                "warning",
+            ):
                 found.append(f"{given['entry']['text']} {given['entry'].get('url', '')}")
         return found
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for since it was opened."""
-        asked = [event for event in self._events() if event["method"] == "Network.requestWillBeSent"]
+        asked = [
+            event for event in self._events() if event["method"] == "Network.requestWillBeSent"
+        ]
         return [event["params"]["request"]["url"] for event in asked]
 
     def _events(self) -> list[dict]:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lib import params
+from lib.common import params
 
 ROOT = params.root()
 # For a child's code, after its imports: root may write everywhere, nobody may not.
@@ -22,9 +22,22 @@ WITHOUT_PRIVILEGES = "import os\nif os.geteuid() == 0:\n    os.setgid(65534), os
 def child(code: str, *arguments, cwd=ROOT, start=None, **environment) -> subprocess.Popen:
     """A Python process that runs `code` with this project on its path; its output can be read line by line."""
     path = os.pathsep.join(map(str, [cwd, ROOT, ROOT / "tests"]))
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    pipes = {"preexec_fn": start, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=env, **pipes)
+    env = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **environment,
+    }
+    pipes = {
+        "preexec_fn": start,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=env, **pipes
+    )
 
 
 def kill_at(process: subprocess.Popen, line: str) -> None:
@@ -52,7 +65,9 @@ def one_line(code: int, lines: list[str], *wanted: str) -> None:
 
 
 def under(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def wait_until(true, seconds=30) -> None:
@@ -71,7 +86,10 @@ def small_disk(folder: Path, size: int):
     """
     folder.mkdir(parents=True)
     options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() == 0 and not subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid() == 0
+        and not subprocess.run(["mount", *options], capture_output=True, check=False).returncode
+    ):
         try:
             yield "tmpfs", None
         finally:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib import params
+from lib.common import params
 
 ROOT = params.root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -49,7 +49,13 @@ MUTATIONS = [
         "patch, stride=patch, bias=False)\n        self.positions",
         ANNOUNCED,
     ),
-    Mutation("one position too many", "denoiser", "self.tokens**2, width))", "self.tokens**2 + 1, width))", ANNOUNCED),
+    Mutation(
+        "one position too many",
+        "denoiser",
+        "self.tokens**2, width))",
+        "self.tokens**2 + 1, width))",
+        ANNOUNCED,
+    ),
     Mutation(
         "norms without shift",
         "denoiser",
@@ -57,7 +63,9 @@ MUTATIONS = [
         "nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)",
         ANNOUNCED,
     ),
-    Mutation("hidden layer one short", "denoiser", "hidden: int = 256", "hidden: int = 255", ANNOUNCED),
+    Mutation(
+        "hidden layer one short", "denoiser", "hidden: int = 256", "hidden: int = 255", ANNOUNCED
+    ),
     Mutation(
         "un-embedding without bias",
         "denoiser",
@@ -87,7 +95,13 @@ MUTATIONS = [
         ANNOUNCED,
     ),
     Mutation("mask off", "experts", "attn_mask=kept)", "attn_mask=None)", ANNOUNCED),
-    Mutation("one key too few", "experts", "scores.topk(k, dim=-1", "scores.topk(k - 1, dim=-1", ANNOUNCED),
+    Mutation(
+        "one key too few",
+        "experts",
+        "scores.topk(k, dim=-1",
+        "scores.topk(k - 1, dim=-1",
+        ANNOUNCED,
+    ),
     Mutation(
         "threshold instead of exactly k",
         "experts",
@@ -95,7 +109,13 @@ MUTATIONS = [
         "return scores >= scores.gather(-1, top).amin(-1, keepdim=True)",
         ANNOUNCED,
     ),
-    Mutation("dense only above k", "experts", "if keep >= k.shape[-2]:", "if keep >= k.shape[-2] - 1:", ANNOUNCED),
+    Mutation(
+        "dense only above k",
+        "experts",
+        "if keep >= k.shape[-2]:",
+        "if keep >= k.shape[-2] - 1:",
+        ANNOUNCED,
+    ),
     Mutation("gates not applied", "experts", "* gates[..., None]  # (B, N, E, D)", "", ANNOUNCED),
     Mutation(
         "gates detached",
@@ -105,7 +125,13 @@ MUTATIONS = [
         ANNOUNCED,
     ),
     Mutation("gates by sigmoid", "experts", "nn.Softmax(dim=-1)", "nn.Sigmoid()", ANNOUNCED),
-    Mutation("hard routing takes the smallest", "experts", "gates.argmax(-1)", "gates.argmin(-1)", ANNOUNCED),
+    Mutation(
+        "hard routing takes the smallest",
+        "experts",
+        "gates.argmax(-1)",
+        "gates.argmin(-1)",
+        ANNOUNCED,
+    ),
     Mutation(
         "shuffled router is not shuffled",
         "experts",
@@ -142,12 +168,32 @@ MUTATIONS = [
         ANNOUNCED,
     ),
     Mutation(
-        "size not checked", "denoiser", "if noisy.shape[1:] != (3, self.size, self.size):", "if False:", ANNOUNCED
+        "size not checked",
+        "denoiser",
+        "if noisy.shape[1:] != (3, self.size, self.size):",
+        "if False:",
+        ANNOUNCED,
     ),
-    Mutation("denoise leaves evaluation mode on", "denoiser", "model.train(was_training)", "pass", ANNOUNCED),
-    Mutation("entropy in nats", "denoiser", "100 * torch.special.entr(gates)", "torch.special.entr(gates)", ANNOUNCED),
     Mutation(
-        "outputs above one count as alive", "denoiser", "inside = (raw > 0) & (raw < 1)", "inside = raw > 0", ANNOUNCED
+        "denoise leaves evaluation mode on",
+        "denoiser",
+        "model.train(was_training)",
+        "pass",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "entropy in nats",
+        "denoiser",
+        "100 * torch.special.entr(gates)",
+        "torch.special.entr(gates)",
+        ANNOUNCED,
+    ),
+    Mutation(
+        "outputs above one count as alive",
+        "denoiser",
+        "inside = (raw > 0) & (raw < 1)",
+        "inside = raw > 0",
+        ANNOUNCED,
     ),
     Mutation(
         "initial weights from the global generator",
@@ -157,7 +203,13 @@ MUTATIONS = [
         ANNOUNCED,
     ),
     # files
-    Mutation("another configuration is accepted", "denoiser", "    if differ:\n", "    if False:\n", ANNOUNCED),
+    Mutation(
+        "another configuration is accepted",
+        "denoiser",
+        "    if differ:\n",
+        "    if False:\n",
+        ANNOUNCED,
+    ),
     Mutation(
         "written in place",
         "denoiser",
@@ -187,7 +239,13 @@ MUTATIONS = [
         "denoiser.build(config.arm, 0)",
         ANNOUNCED,
     ),
-    Mutation("state without the noise generator", "run", 'self.noise.set_state(tensors["noise"])', "pass", BOTH),
+    Mutation(
+        "state without the noise generator",
+        "run",
+        'self.noise.set_state(tensors["noise"])',
+        "pass",
+        BOTH,
+    ),
     Mutation(
         "state without the optimiser",
         "run",
@@ -195,7 +253,9 @@ MUTATIONS = [
         "pass",
         BOTH,
     ),
-    Mutation("state without the averages", "run", "if self.config.average else [])", "if False else [])"),
+    Mutation(
+        "state without the averages", "run", "if self.config.average else [])", "if False else [])"
+    ),
     Mutation(
         "divergence goes unseen",
         "run",
@@ -210,7 +270,9 @@ MUTATIONS = [
         "if False:",
         ANNOUNCED,
     ),
-    Mutation("rate constant", "run", 'optimiser.param_groups[0]["lr"] = share * full', "pass", BOTH),
+    Mutation(
+        "rate constant", "run", 'optimiser.param_groups[0]["lr"] = share * full', "pass", BOTH
+    ),
     Mutation("cosine by step", "run", "step // self.epoch)", "step / self.epoch)", ANNOUNCED),
     Mutation(
         "cooling from the start",
@@ -234,16 +296,28 @@ MUTATIONS = [
     Mutation("Muon off", "run", "if config.muon else []", "if False else []"),
     Mutation("averages off", "run", "mean.lerp_(value, 1 - decay)", "mean.copy_(value)"),
     Mutation("never flipped", "run", "clean = clean.flip(3)", "pass"),
-    Mutation("one noise level", "run", "torch.where(draw[0] < config.varied, spread, sigma)", "sigma"),
+    Mutation(
+        "one noise level", "run", "torch.where(draw[0] < config.varied, spread, sigma)", "sigma"
+    ),
     Mutation(
         "levels spread evenly, not by their logarithm",
         "run",
         "SIGMAS[0] * (SIGMAS[1] / SIGMAS[0]) ** draw[1]",
         "SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * draw[1]",
     ),
-    Mutation("bfloat16 ignored", "run", "torch.bfloat16, enabled=config.bf16)", "torch.bfloat16, enabled=False)"),
+    Mutation(
+        "bfloat16 ignored",
+        "run",
+        "torch.bfloat16, enabled=config.bf16)",
+        "torch.bfloat16, enabled=False)",
+    ),
     Mutation("gradient thrown away", "run", "            optimiser.step()\n", "            pass\n"),
-    Mutation("skipping starts at once", "run", "skip=self.step >= config.whole * config.steps", "skip=True"),
+    Mutation(
+        "skipping starts at once",
+        "run",
+        "skip=self.step >= config.whole * config.steps",
+        "skip=True",
+    ),
     Mutation("logarithm ignored", "run", "if config.logarithm else mse", "if False else mse"),
     Mutation(
         "logarithm of the mean, not mean of the logarithms",
@@ -263,21 +337,37 @@ MUTATIONS = [
         "matrix.grad = by_rows(weight.grad)",
         "matrix.grad = weight.grad",
     ),
-    Mutation("pace ignored", "training", "denoiser.ARMS[arm].pace * section.epochs", "section.epochs"),
+    Mutation(
+        "pace ignored", "training", "denoiser.ARMS[arm].pace * section.epochs", "section.epochs"
+    ),
     # windows
-    Mutation("rows and columns exchanged", "windows", "cut.permute(0, 2, 4, 3, 5, 1)", "cut.permute(0, 2, 4, 5, 3, 1)"),
-    Mutation("windows not put back", "windows", ".permute(0, 5, 1, 3, 2, 4)", ".permute(0, 5, 3, 1, 2, 4)"),
+    Mutation(
+        "rows and columns exchanged",
+        "windows",
+        "cut.permute(0, 2, 4, 3, 5, 1)",
+        "cut.permute(0, 2, 4, 5, 3, 1)",
+    ),
+    Mutation(
+        "windows not put back",
+        "windows",
+        ".permute(0, 5, 1, 3, 2, 4)",
+        ".permute(0, 5, 3, 1, 2, 4)",
+    ),
     Mutation("remainders not checked", "windows", "if h % t or w % t:", "if False:"),
     Mutation("scale missing", "windows", "attn_mask=bias)", "attn_mask=bias, scale=1.0)"),
     Mutation("bias missing", "windows", "attn_mask=bias)", "attn_mask=None)"),
-    Mutation("own block not forced", "windows", "scores.scatter_(2, own[..., None], math.inf)", "pass"),
+    Mutation(
+        "own block not forced", "windows", "scores.scatter_(2, own[..., None], math.inf)", "pass"
+    ),
     Mutation(
         "worst blocks instead of best",
         "windows",
         "scores = q.mean(2) @ k.mean(2).mT",
         "scores = -q.mean(2) @ k.mean(2).mT",
     ),
-    Mutation("one block too many", "windows", "min(1 + reach, k.shape[1])", "min(2 + reach, k.shape[1])"),
+    Mutation(
+        "one block too many", "windows", "min(1 + reach, k.shape[1])", "min(2 + reach, k.shape[1])"
+    ),
     Mutation("number of blocks not limited", "windows", "min(1 + reach, k.shape[1])", "1 + reach"),
     Mutation(
         "values of the wrong image",
@@ -285,7 +375,12 @@ MUTATIONS = [
         "(index + windows * torch.arange(len(index), device=index.device)[:, None])",
         "index",
     ),
-    Mutation("last chunk lost", "windows", "return torch.cat(parts, dim=1)", "return torch.cat(parts[:1], dim=1)"),
+    Mutation(
+        "last chunk lost",
+        "windows",
+        "return torch.cat(parts, dim=1)",
+        "return torch.cat(parts[:1], dim=1)",
+    ),
     Mutation(
         "relative places folded",
         "windows",
@@ -304,11 +399,26 @@ MUTATIONS = [
         "probabilities = self.score(features).softmax(-1)",
         "probabilities = self.score(0 * features).softmax(-1)",
     ),
-    Mutation("router blind to spread", "windows", "windows.abs().mean(2)], dim=-1)", "windows.mean(2)], dim=-1)"),
-    Mutation("router blind to the mean", "windows", "torch.cat([windows.mean(2),", "torch.cat([0 * windows.mean(2),"),
+    Mutation(
+        "router blind to spread",
+        "windows",
+        "windows.abs().mean(2)], dim=-1)",
+        "windows.mean(2)], dim=-1)",
+    ),
+    Mutation(
+        "router blind to the mean",
+        "windows",
+        "torch.cat([windows.mean(2),",
+        "torch.cat([0 * windows.mean(2),",
+    ),
     Mutation("gate detached", "windows", "1 + (taken - taken.detach())", "1 + 0 * taken.detach()"),
     Mutation("gate with a value", "windows", "1 + (taken - taken.detach())", "taken"),
-    Mutation("gate of another expert", "windows", "gather(1, 3 * order + expert)", "gather(1, 3 * order + 2 - expert)"),
+    Mutation(
+        "gate of another expert",
+        "windows",
+        "gather(1, 3 * order + expert)",
+        "gather(1, 3 * order + 2 - expert)",
+    ),
     Mutation(
         "lowest scores go to the global expert",
         "windows",
@@ -327,7 +437,12 @@ MUTATIONS = [
         "generator=routing.generator, device=routing.generator.device)",
         "device=routing.generator.device)",
     ),
-    Mutation("random routing does not ask for a generator", "windows", "if routing.generator is None:", "if False:"),
+    Mutation(
+        "random routing does not ask for a generator",
+        "windows",
+        "if routing.generator is None:",
+        "if False:",
+    ),
     Mutation("fixed routing by rows", "windows", "* 0.6180339887 % 1", ""),
     Mutation(
         "fixed routing depends on the image",
@@ -336,8 +451,18 @@ MUTATIONS = [
         "return (keys + probabilities[..., 0]).argsort(1)",
     ),
     Mutation("unknown plan passes", "windows", "if routing.how in PLANS:", "if True:"),
-    Mutation("all means learned", "windows", '{"all": (1, 1), "none": (0, 0)}.get', '{"none": (0, 0)}.get'),
-    Mutation("none means learned", "windows", '{"all": (1, 1), "none": (0, 0)}.get', '{"all": (1, 1)}.get'),
+    Mutation(
+        "all means learned",
+        "windows",
+        '{"all": (1, 1), "none": (0, 0)}.get',
+        '{"none": (0, 0)}.get',
+    ),
+    Mutation(
+        "none means learned",
+        "windows",
+        '{"all": (1, 1), "none": (0, 0)}.get',
+        '{"all": (1, 1)}.get',
+    ),
     Mutation(
         "local windows look at the wrong place",
         "windows",
@@ -345,9 +470,14 @@ MUTATIONS = [
         "own = take(normed, far)[:, :1].expand(-1, second - first, -1, -1)",
     ),
     Mutation(
-        "hidden layer without the attention", "windows", "take(windows, routed) + change))", "take(windows, routed)))"
+        "hidden layer without the attention",
+        "windows",
+        "take(windows, routed) + change))",
+        "take(windows, routed)))",
     ),
-    Mutation("attention is not added", "windows", "change = change + self.ffn(", "change = self.ffn("),
+    Mutation(
+        "attention is not added", "windows", "change = change + self.ffn(", "change = self.ffn("
+    ),
     Mutation(
         "skipped windows are scaled",
         "windows",
@@ -355,7 +485,10 @@ MUTATIONS = [
         "result = (0.9 * windows).flatten(0, 1).index_add(",
     ),
     Mutation(
-        "dense in disguise", "windows", "choose_blocks(part, k, at, reach)", "choose_blocks(part, k, at, k.shape[1])"
+        "dense in disguise",
+        "windows",
+        "choose_blocks(part, k, at, reach)",
+        "choose_blocks(part, k, at, k.shape[1])",
     ),
     Mutation(
         "nothing is skipped in time",
@@ -370,8 +503,18 @@ MUTATIONS = [
         ".scatter_(1, routed, 1).scatter_(1, far, 0)",
         ".scatter_(1, routed, 0).scatter_(1, far, 1)",
     ),
-    Mutation("places across windows ignored", "windows", "down = (other // across", "down = 0 * (other // across"),
-    Mutation("distant blocks have no bias of their own", "windows", ".clamp(-1, 1)\n    return", "\n    return"),
+    Mutation(
+        "places across windows ignored",
+        "windows",
+        "down = (other // across",
+        "down = 0 * (other // across",
+    ),
+    Mutation(
+        "distant blocks have no bias of their own",
+        "windows",
+        ".clamp(-1, 1)\n    return",
+        "\n    return",
+    ),
     Mutation("row of windows forgotten", "windows", "normed, far, w // self.t)", "normed, far)"),
     Mutation(
         "bias seen from the other side",
@@ -380,7 +523,9 @@ MUTATIONS = [
         "+ place[:, None] - place + side // 2",
     ),
     Mutation("bfloat16 without scale", "windows", "(q * q.shape[-1] ** -0.5) @ k.mT", "q @ k.mT"),
-    Mutation("bfloat16 without bias", "windows", "scores if bias is None else scores + bias", "scores"),
+    Mutation(
+        "bfloat16 without bias", "windows", "scores if bias is None else scores + bias", "scores"
+    ),
     Mutation(
         "skips from the start",
         "windows",
@@ -401,7 +546,10 @@ MUTATIONS = [
         "level = self.level(0 * sigma.log()[:, None])",
     ),
     Mutation(
-        "prediction not in units of sigma", "network", "padded - sigma[:, None, None, None] * noise", "padded - noise"
+        "prediction not in units of sigma",
+        "network",
+        "padded - sigma[:, None, None, None] * noise",
+        "padded - noise",
     ),
     Mutation(
         "prediction replaces the input",
@@ -409,13 +557,30 @@ MUTATIONS = [
         "image = (padded - sigma[:, None, None, None] * noise)",
         "image = (sigma[:, None, None, None] * noise)",
     ),
-    Mutation("clamped in training", "network", "(image if self.training else image.clamp(0, 1))", "image.clamp(0, 1)"),
-    Mutation("never clamped at evaluation", "network", "(image if self.training else image.clamp(0, 1))", "image"),
+    Mutation(
+        "clamped in training",
+        "network",
+        "(image if self.training else image.clamp(0, 1))",
+        "image.clamp(0, 1)",
+    ),
+    Mutation(
+        "never clamped at evaluation",
+        "network",
+        "(image if self.training else image.clamp(0, 1))",
+        "image",
+    ),
     Mutation("padding not cut off", "network", "[:, :, :h, :w]", "[:, :]"),
-    Mutation("always repeated at the border", "network", 'mode = "reflect" if', 'mode = "replicate" if'),
+    Mutation(
+        "always repeated at the border", "network", 'mode = "reflect" if', 'mode = "replicate" if'
+    ),
     Mutation("always reflected at the border", "network", 'else "replicate"', 'else "reflect"'),
     Mutation("control of another size", "network", "range(4 if routed else 2)", "range(4)"),
-    Mutation("mixture left out", "network", "x, expert = block(x, routing)", "_, expert = block(x, routing)"),
+    Mutation(
+        "mixture left out",
+        "network",
+        "x, expert = block(x, routing)",
+        "_, expert = block(x, routing)",
+    ),
     Mutation("plan not passed on", "network", "block(x, routing)", "block(x, LEARNED)"),
     Mutation("no skip connection", "network", "x = skip + self.up(x)", "x = self.up(x)"),
     Mutation(
@@ -424,11 +589,18 @@ MUTATIONS = [
         'Arm(lambda: Trunk(routed=True), "random")',
         "Arm(lambda: Trunk(routed=True))",
     ),
-    Mutation("validated along random routes", "training", "ARMS[config.arm].routing)", "ARMS[config.arm].exploring)"),
+    Mutation(
+        "validated along random routes",
+        "training",
+        "ARMS[config.arm].routing)",
+        "ARMS[config.arm].exploring)",
+    ),
     # several processes
     Mutation("all processes take the first share", "ranks", "[self.rank]", "[0]", RANKS),
     Mutation("gradients added up", "ranks", "flat.div_(self.world)", "flat", RANKS),
-    Mutation("gates averaged per process", "ranks", "all_reduce(value) / self.world", "value", RANKS),
+    Mutation(
+        "gates averaged per process", "ranks", "all_reduce(value) / self.world", "value", RANKS
+    ),
     Mutation(
         "random routes drawn per process",
         "windows",
@@ -463,7 +635,7 @@ class Notes:
 
 
 def short(nodeid: str) -> str:
-    return nodeid.removeprefix("tests/test_mixture_")
+    return nodeid.removeprefix("tests/mixture/test_")
 
 
 def run(
@@ -485,9 +657,14 @@ def run(
             path = copy / "lib" / "mixture" / f"{mutation.module}.py"
             source = path.read_text()
             if source.count(mutation.old) != 1:
-                raise ValueError(f"mutation {mutation.name!r}: its text stands {source.count(mutation.old)} times")
+                raise ValueError(
+                    f"mutation {mutation.name!r}: its text stands {source.count(mutation.old)} times"
+                )
             path.write_text(source.replace(mutation.old, mutation.new))
-        names = [f"tests/test_mixture_{name}.py" for name in (mutation.tests if mutation else BOTH + RANKS)]
+        names = [
+            f"tests/mixture/test_{name}.py"
+            for name in (mutation.tests if mutation else BOTH + RANKS)
+        ]
         options = ["-x"] if mutation and only is None else []
         return _in_child(copy, [*options, *names], Notes(seconds or {}, only))
 
@@ -504,7 +681,18 @@ def _in_child(copy: Path, arguments: list[str], notes: Notes) -> tuple[dict[str,
         os.dup2(silent, 2)
         os.chdir(copy)
         sys.path.insert(0, str(copy))
-        pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", f"--rootdir={copy}", *arguments], [notes])
+        pytest.main(
+            [
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "no:xdist",
+                "--tb=no",
+                f"--rootdir={copy}",
+                *arguments,
+            ],
+            [notes],
+        )
         os.write(write_end, json.dumps([notes.seconds, sorted(set(notes.failed))]).encode())
         os._exit(0)
     os.close(write_end)
@@ -522,7 +710,11 @@ def main() -> None:
         sys.exit(f"the tests fail without any mutation: {', '.join(failing)}")
     print(f"{len(seconds)} tests take {sum(seconds.values()):.0f} s", flush=True)
     killed, applied, woken, started = [], [], set(), time.monotonic()
-    for mutation in [*chosen[::3], *chosen[1::3], *chosen[2::3]]:  # all parts early, where time is limited
+    for mutation in [
+        *chosen[::3],
+        *chosen[1::3],
+        *chosen[2::3],
+    ]:  # all parts early, where time is limited
         if time.monotonic() - started > float(os.environ.get("SECONDS", "inf")):
             break
         _, failed = run(mutation, seconds)
@@ -531,9 +723,13 @@ def main() -> None:
         woken |= set(failed)
         print(f"{mutation.module:9} {mutation.name:52} {(failed or ['SURVIVES'])[0]}", flush=True)
     idle = set(seconds) - woken
-    for mutation in killed if os.environ.get("IDLE") == "1" else []:  # tests that others forestalled
+    for mutation in (
+        killed if os.environ.get("IDLE") == "1" else []
+    ):  # tests that others forestalled
         idle -= set(run(mutation, seconds, idle)[1]) if idle else set()
-    print(f"{len(killed)} of {len(applied)} mutations killed; {len(seconds)} tests; these failed first in none:")
+    print(
+        f"{len(killed)} of {len(applied)} mutations killed; {len(seconds)} tests; these failed first in none:"
+    )
     print("\n".join(sorted(idle)))
     if not sys.argv[1:]:
         write(len(seconds), len(applied), len(killed), len(idle))
@@ -542,7 +738,7 @@ def main() -> None:
 def write(tests: int, mutations: int, killed: int, idle: int) -> None:
     """The record that the gather stage reads."""
     sys.path.insert(0, str(ROOT))
-    from lib import evidence, files
+    from lib.common import files, machine, record
 
     values = {
         "mixture_tests": (tests, "tests of the mixture, parametrised ones counted one by one"),
@@ -550,10 +746,14 @@ def write(tests: int, mutations: int, killed: int, idle: int) -> None:
         "mixture_mutations_killed": (killed, "mutations that a test noticed"),
         "mixture_tests_idle": (idle, "tests that failed first under none of them"),
     }
-    out = {name: evidence.metric(v, n=1, what=what, headline="idle" not in name) for name, (v, what) in values.items()}
-    run_ = {"device": "cpu", "seed": 0, "threads": 1, **evidence.environment()}
+    out = {
+        name: record.metric(v, n=1, what=what, headline="idle" not in name)
+        for name, (v, what) in values.items()
+    }
+    run_ = {"device": "cpu", "seed": 0, "threads": 1, **machine.environment()}
     files.write_json(
-        ROOT / "benchmarks" / "mixture_mutations.json", {"study": "mixture_mutations", "metrics": out, "run": run_}
+        ROOT / "benchmarks" / "mixture_mutations.json",
+        {"study": "mixture_mutations", "metrics": out, "run": run_},
     )
 
 

@@ -14,11 +14,15 @@ class Expert(nn.Module):
 
     def forward(self, x):
         b, n, width = x.shape
-        q, k, v = (f(x).view(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (
+            f(x).view(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (B, H, N, N)
         best, where = scores.topk(min(self.keep, n), dim=-1)  # (B, H, N, K)
         values = v[:, :, None].expand(-1, -1, n, -1, -1)  # (B, H, N, N, d)
-        values = values.gather(3, where[..., None].expand(*where.shape, v.shape[-1]))  # (B, H, N, K, d)
+        values = values.gather(
+            3, where[..., None].expand(*where.shape, v.shape[-1])
+        )  # (B, H, N, K, d)
         heads = (best.softmax(-1)[..., None, :] @ values)[..., 0, :]  # (B, H, N, d)
         return self.out(heads.transpose(1, 2).reshape(b, n, width))
 
@@ -34,7 +38,9 @@ class Reference(nn.Module):
         for index, expert in enumerate(self.experts):
             for part, name in enumerate("qkv"):
                 rows = slice((part * len(self.experts) + index) * width, None)
-                getattr(expert, name).weight.data = experts.project.weight.data[rows][:width].clone()
+                getattr(expert, name).weight.data = experts.project.weight.data[rows][
+                    :width
+                ].clone()
                 getattr(expert, name).bias.data = experts.project.bias.data[rows][:width].clone()
             expert.out.weight.data = experts.out_weight.data[index].clone()
             expert.out.bias.data = experts.out_bias.data[index].clone()
@@ -65,7 +71,9 @@ def sign(number):
 def masked_dense(q, k, v, chosen, own, heads, bias=None, across=1):
     """Block attention from all pairs of tokens and a mask; shapes as in lib.mixture.windows.block_attention."""
     b, m, t, c = k.shape
-    split = [x.reshape(b, -1, heads, c // heads).transpose(1, 2) for x in (q, k, v)]  # (B, H, tokens, d)
+    split = [
+        x.reshape(b, -1, heads, c // heads).transpose(1, 2) for x in (q, k, v)
+    ]  # (B, H, tokens, d)
     scores = split[0] @ split[1].transpose(-2, -1) / (c // heads) ** 0.5
     for image in range(b):
         for block in range(q.shape[1]):
@@ -76,7 +84,10 @@ def masked_dense(q, k, v, chosen, own, heads, bias=None, across=1):
                     scores[image, :, rows, columns] = float("-inf")
                 elif bias is not None:
                     mine = int(own[image, block])
-                    down, right = sign(other // across - mine // across), sign(other % across - mine % across)
+                    down, right = (
+                        sign(other // across - mine // across),
+                        sign(other % across - mine % across),
+                    )
                     scores[image, :, rows, columns] += bias[3 * (down + 1) + right + 1]
     return (scores.softmax(-1) @ split[2]).transpose(1, 2).reshape(q.shape)
 

@@ -12,20 +12,30 @@ from dataclasses import dataclass, field
 import numpy as np
 
 HEADS = ("texture", "structure", "color", "spatial")
-BOUNDS = {"sigma": (0.1, 0.5), "tau": (0.05, 0.3), "radius": (5, 20), "sigma_s": (5, 20), "sigma_f": (0.1, 0.5)}
+BOUNDS = {
+    "sigma": (0.1, 0.5),
+    "tau": (0.05, 0.3),
+    "radius": (5, 20),
+    "sigma_s": (5, 20),
+    "sigma_f": (0.1, 0.5),
+}
 
 
 def patches(image, size=8, stride=5):
     """Patch vectors (n, 192) and centres (n, 2); pixels behind the last whole step belong to no patch."""
     ys, xs = (range(0, side - size + 1, stride) for side in image.shape[:2])
     vectors = [image[y : y + size, x : x + size].ravel() for y in ys for x in xs]
-    return np.array(vectors), np.array([(y + size // 2, x + size // 2) for y in ys for x in xs], float)
+    return np.array(vectors), np.array(
+        [(y + size // 2, x + size // 2) for y in ys for x in xs], float
+    )
 
 
 def compute_patch_features(vectors, centres):
     """Four scores in [0, 1]: texture and color are the same formula, spatial depends on the grid alone."""
     spread = np.mean(vectors.std(axis=1)) / 0.1
-    edges = np.mean(np.abs(np.diff(vectors, axis=1))) / 0.1  # two of three differences are between colours of one pixel
+    edges = (
+        np.mean(np.abs(np.diff(vectors, axis=1))) / 0.1
+    )  # two of three differences are between colours of one pixel
     return np.clip([spread, edges, spread, np.std(centres) / 10], 0, 1)
 
 
@@ -75,7 +85,9 @@ class ParameterLearning:
 def similarity_graph(vectors, centres, radius=10, sigma=0.3, sigma_s=10, sigma_f=0.3):
     """Edge weights W and self-similarities S, (n, n) each, zero diagonal, S on the edges of W."""
     apart = np.square(centres[:, None] - centres).sum(-1)
-    differ = np.square(vectors[:, None] - vectors).sum(-1)  # not divided by 192: nearly every weight is zero
+    differ = np.square(vectors[:, None] - vectors).sum(
+        -1
+    )  # not divided by 192: nearly every weight is zero
     near = (apart <= radius**2) & (apart > 0)
     weights = np.where(near, np.exp(-apart / (2 * sigma_s**2) - differ / (2 * sigma_f**2)), 0)
     return weights, np.where(near, np.exp(-differ / (2 * sigma**2)), 0)

@@ -53,8 +53,12 @@ class Prior:
 def extract(images, patch):
     """All patches (N, D) of images (B, 3, H, W), row by row, N = B (H - p + 1)(W - p + 1); checks the images."""
     images = graph.check_images(images, patch)
-    windows = np.lib.stride_tricks.sliding_window_view(images, (patch, patch), axis=(2, 3))  # (B, 3, H', W', p, p)
-    return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(-1, 3 * patch**2)  # (N, D)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        images, (patch, patch), axis=(2, 3)
+    )  # (B, 3, H', W', p, p)
+    return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(
+        -1, 3 * patch**2
+    )  # (N, D)
 
 
 def overlap(patches, shape, size):
@@ -105,8 +109,14 @@ def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0):
     patches = np.asarray(patches, np.float32)
     if patches.ndim != 2 or not np.isfinite(patches).all():
         raise ValueError("patches must be a finite array (N, D); look for NaN or infinite pixels")
-    if len(patches) < max(2 * components, rank) or not 1 <= rank <= patches.shape[1] or components < 1:
-        raise ValueError(f"{components} components of rank {rank} need more than patches of shape {patches.shape}")
+    if (
+        len(patches) < max(2 * components, rank)
+        or not 1 <= rank <= patches.shape[1]
+        or components < 1
+    ):
+        raise ValueError(
+            f"{components} components of rank {rank} need more than patches of shape {patches.shape}"
+        )
     if not 0 <= sigma <= 1:
         raise ValueError(f"sigma must be from 0 to 1, got {sigma}")
     prior, coordinates = _start(patches, components, rank, seed, sigma)
@@ -119,7 +129,10 @@ def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0):
 
 def _start(patches, components, rank, seed, sigma):
     """Principal directions, then K clusters from a few k-means rounds with shrunk covariances."""
-    rng, mean = np.random.default_rng(seed), patches.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rng, mean = (
+        np.random.default_rng(seed),
+        patches.mean(axis=0, dtype=np.float64).astype(np.float32),
+    )
     variances, basis = np.linalg.eigh(np.cov((patches - mean).T.astype(np.float64)))
     variances, basis = variances[::-1], np.ascontiguousarray(basis[:, ::-1], np.float32)
     coordinates = (patches - mean) @ basis[:, :rank]  # (N, R)
@@ -137,7 +150,9 @@ def _start(patches, components, rank, seed, sigma):
     values, vectors = _floored(spread, sigma)
     rest = np.maximum(variances[rank:] - sigma**2, FLOOR).astype(np.float32)
     none = np.empty((0, components), np.float32)
-    return Prior(mean, basis, rest, np.full(components, 1 / components), centres, vectors, values, none), coordinates
+    return Prior(
+        mean, basis, rest, np.full(components, 1 / components), centres, vectors, values, none
+    ), coordinates
 
 
 def _floored(covariances, sigma):
@@ -160,7 +175,9 @@ def _em_step(prior, coordinates, sigma):
             mass[k] += share[near, k].sum(dtype=np.float64)
             first[k] += weighted.sum(axis=0, dtype=np.float64)
             second[k] += weighted.T @ off
-    alive = mass > rank / 10  # an almost empty component keeps its shape, so that it cannot collapse onto a patch
+    alive = (
+        mass > rank / 10
+    )  # an almost empty component keeps its shape, so that it cannot collapse onto a patch
     shift = first / np.maximum(mass, 1e-9)[:, None]
     spread = second / np.maximum(mass, 1e-9)[:, None, None] - shift[:, :, None] * shift[:, None, :]
     values, vectors = _floored(np.where(alive[:, None, None], spread, np.eye(rank)), sigma)
@@ -201,7 +218,9 @@ def denoise(images, prior, sigma, weights=None):
     out = np.empty_like(images)
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
-        out[part] = _posterior_mean(images[part], prior, sigma, None if weights is None else weights[part])
+        out[part] = _posterior_mean(
+            images[part], prior, sigma, None if weights is None else weights[part]
+        )
     return out
 
 
@@ -209,7 +228,10 @@ def _posterior_mean(images, prior, sigma, weights):
     patches = extract(images, prior.patch)
     rank, per_image = prior.means.shape[1], len(patches) // len(images)
     all_coordinates = (patches - prior.mean) @ prior.basis  # (N, D)
-    mixture, rest = all_coordinates[:, :rank], all_coordinates[:, rank:] * (prior.rest / (prior.rest + sigma**2))
+    mixture, rest = (
+        all_coordinates[:, :rank],
+        all_coordinates[:, rank:] * (prior.rest / (prior.rest + sigma**2)),
+    )
     scores = log_joint(prior, mixture, sigma)
     if weights is not None:
         scores += np.repeat(np.log(weights / prior.weights), per_image, axis=0).astype(np.float32)
@@ -217,7 +239,9 @@ def _posterior_mean(images, prior, sigma, weights):
     estimate = np.zeros_like(mixture)
     for k in range(len(prior.weights)):
         near = np.flatnonzero(share[:, k] > 1e-4)
-        shrink = (prior.vectors[k] * (prior.values[k] / (prior.values[k] + sigma**2))) @ prior.vectors[k].T
+        shrink = (
+            prior.vectors[k] * (prior.values[k] / (prior.values[k] + sigma**2))
+        ) @ prior.vectors[k].T
         shrunk = prior.means[k] + (mixture[near] - prior.means[k]) @ shrink.astype(np.float32)
         estimate[near] += share[near, k, None] * shrunk
     full = np.concatenate([estimate, rest], axis=1) @ prior.basis.T + prior.mean  # (N, D)
@@ -236,14 +260,21 @@ def fit_class_weights(prior, images, labels, rounds=5, sigma=0.0):
         base = _component_scores(prior, images[labels == c], sigma)  # (N, K)
         weights = prior.weights.copy()
         for _ in range(rounds):
-            weights = attention(base + np.log(weights).astype(np.float32))[0].mean(axis=0, dtype=np.float64) + 1e-6
+            weights = (
+                attention(base + np.log(weights).astype(np.float32))[0].mean(
+                    axis=0, dtype=np.float64
+                )
+                + 1e-6
+            )
             weights /= weights.sum()
         table[c] = weights
     return replace(prior, class_weights=table)
 
 
 def _component_scores(prior, images, sigma):
-    coordinates = (extract(images, prior.patch) - prior.mean) @ prior.basis[:, : prior.means.shape[1]]
+    coordinates = (extract(images, prior.patch) - prior.mean) @ prior.basis[
+        :, : prior.means.shape[1]
+    ]
     return log_joint(prior, coordinates, sigma) - np.log(prior.weights).astype(np.float32)
 
 
@@ -255,6 +286,9 @@ def class_posterior(prior, images, sigma):
     if not len(prior.class_weights):
         raise ValueError("the prior has no class weights; make them with fit_class_weights")
     base = _component_scores(prior, images, sigma)
-    logs = [attention(base + np.log(w).astype(np.float32))[1].reshape(len(images), -1) for w in prior.class_weights]
+    logs = [
+        attention(base + np.log(w).astype(np.float32))[1].reshape(len(images), -1)
+        for w in prior.class_weights
+    ]
     evidence = np.stack(logs, axis=1).sum(axis=2, dtype=np.float64) / prior.patch**2  # (B, 10)
     return attention(evidence)[0]

@@ -21,9 +21,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lib import data, params
+from lib.common import data, params
+from lib.common.files import atomic
 from lib.diffusion import em, heads
-from lib.files import atomic
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Model:
     def level(self, sigma):
         """The level of a noise deviation; ValueError if the model was not fitted for it."""
         if sigma not in self.levels:
-            raise ValueError(f"sigma = {sigma}: the model was fitted for {', '.join(map(str, self.levels))}")
+            raise ValueError(
+                f"sigma = {sigma}: the model was fitted for {', '.join(map(str, self.levels))}"
+            )
         return self.levels[sigma]
 
     def pilot(self, noisy, sigma):
@@ -60,7 +62,9 @@ class Model:
     def denoise(self, noisy, sigma):
         """Clean images in [0, 1] from clamped noisy ones, (B, 3, H, W) float32 each."""
         noisy = heads.graph.check_images(noisy, self.prior.patch)
-        return apply_experts(self.prior, self.level(sigma).maps, noisy, self.pilot(noisy, sigma), sigma)
+        return apply_experts(
+            self.prior, self.level(sigma).maps, noisy, self.pilot(noisy, sigma), sigma
+        )
 
 
 def _windows(images, patch):
@@ -73,10 +77,16 @@ def _inputs(prior, noisy, estimate, sigma):
     seen = _windows(noisy, prior.patch)
     chosen = np.empty(len(seen), np.int64)
     for start in range(0, len(seen), em.CHUNK):
-        coordinates = (seen[start : start + em.CHUNK] - prior.mean) @ prior.basis[:, : prior.means.shape[1]]
+        coordinates = (seen[start : start + em.CHUNK] - prior.mean) @ prior.basis[
+            :, : prior.means.shape[1]
+        ]
         chosen[start : start + em.CHUNK] = em.log_joint(prior, coordinates, sigma).argmax(axis=1)
     half = np.float32(0.5)
-    columns = [seen - half, _windows(estimate, prior.patch) - half, np.ones((len(seen), 1), np.float32)]
+    columns = [
+        seen - half,
+        _windows(estimate, prior.patch) - half,
+        np.ones((len(seen), 1), np.float32),
+    ]
     return np.concatenate(columns, axis=1), chosen
 
 
@@ -90,7 +100,9 @@ def fit_experts(prior, clean, noisy, estimate, sigma, *, ridge=3.0):
         ValueError: the three stacks differ in shape.
     """
     if not clean.shape == noisy.shape == estimate.shape:
-        raise ValueError(f"clean, noisy and pilot differ in shape: {clean.shape}, {noisy.shape}, {estimate.shape}")
+        raise ValueError(
+            f"clean, noisy and pilot differ in shape: {clean.shape}, {noisy.shape}, {estimate.shape}"
+        )
     count, inputs, answer = len(prior.weights), 6 * prior.patch**2 + 1, prior.patch - 2
     gram = np.zeros((count, inputs, inputs))
     cross = np.zeros((count, inputs, 3 * answer**2))
@@ -122,7 +134,9 @@ def apply_experts(prior, maps, noisy, estimate, sigma):
     return np.clip(out, 0, 1)
 
 
-def fit(clean, sigmas, *, patch, components, rank, iterations, patches, tune_images, seed, report=print):
+def fit(
+    clean, sigmas, *, patch, components, rank, iterations, patches, tune_images, seed, report=print
+):
     """A Model of clean images (N, 3, H, W): settings and weights by SURE, the prior by EM, the maps by regression."""
     rng = np.random.default_rng(seed)
     pool = em.extract(clean[: max(1, 5 * patches // clean[0, 0].size)], patch)
@@ -144,13 +158,19 @@ def fit(clean, sigmas, *, patch, components, rank, iterations, patches, tune_ima
 
 def save_model(path, model):
     """Write a model as safetensors; the maps in half precision, which changes an estimate by less than 0.001 dB."""
-    tensors = {f"prior.{name}": np.ascontiguousarray(value) for name, value in asdict(model.prior).items()}
+    tensors = {
+        f"prior.{name}": np.ascontiguousarray(value) for name, value in asdict(model.prior).items()
+    }
     about = {}
     for sigma, level in model.levels.items():
         tensors[f"maps.{sigma}"] = level.maps.astype(np.float16)
         about[str(sigma)] = {"settings": asdict(level.settings), "weights": level.weights}
     with atomic(path) as partial:
-        save_file(tensors, partial, metadata={"levels": json.dumps(about), "patch": str(model.prior.patch)})
+        save_file(
+            tensors,
+            partial,
+            metadata={"levels": json.dumps(about), "patch": str(model.prior.patch)},
+        )
 
 
 def load_model(path, patch=None):
@@ -159,21 +179,29 @@ def load_model(path, patch=None):
     try:
         with safe_open(path, "numpy") as file:
             tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-        prior = em.Prior(**{k.removeprefix("prior."): v for k, v in tensors.items() if k.startswith("prior.")})
+        prior = em.Prior(
+            **{k.removeprefix("prior."): v for k, v in tensors.items() if k.startswith("prior.")}
+        )
         levels = {}
         for s, a in json.loads(about["levels"]).items():
             maps = tensors[f"maps.{s}"].astype(np.float32)
             levels[float(s)] = Level(heads.Settings(**a["settings"]), tuple(a["weights"]), maps)
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         fault = f"{path.name}: not a readable prior ({' '.join(str(error).split())[:100]})"
-        raise params.UserError(f"{fault}; restore it, or run: python -m lib.diffusion.experts") from None
+        raise params.UserError(
+            f"{fault}; restore it, or run: python -m lib.diffusion.experts"
+        ) from None
     if patch is not None and prior.patch != patch:
-        raise params.UserError(f"{path.name}: made for patches of {prior.patch} pixels, not {patch}; fit it again")
+        raise params.UserError(
+            f"{path.name}: made for patches of {prior.patch} pixels, not {patch}; fit it again"
+        )
     return Model(prior, levels)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m lib.diffusion.experts", description="Fit the EM denoiser.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.diffusion.experts", description="Fit the EM denoiser."
+    )
     parser.add_argument("--profile", choices=params.PROFILES)
     parser.add_argument("--out", default="models/em_prior.safetensors")
     chosen = parser.parse_args(arguments)
@@ -183,8 +211,13 @@ def main(arguments=None):
         index, _ = data.split(len(images), settings.seed, settings.data.val_share)
         e = settings.em
         clean = (images[index[: e.fit_images]] / 255).astype(np.float32)
-        shape = {name: getattr(e, name) for name in ("patch", "components", "rank", "iterations", "tune_images")}
-        save_model(chosen.out, fit(clean, e.sigmas, seed=settings.seed, patches=e.fit_patches, **shape))
+        shape = {
+            name: getattr(e, name)
+            for name in ("patch", "components", "rank", "iterations", "tune_images")
+        }
+        save_model(
+            chosen.out, fit(clean, e.sigmas, seed=settings.seed, patches=e.fit_patches, **shape)
+        )
     except params.UserError as error:
         print(f"lib.diffusion.experts: {error}", file=sys.stderr)
         return 1

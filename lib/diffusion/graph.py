@@ -33,13 +33,19 @@ def check_images(images, smallest=8):
     """Return images as float32 (B, C, H, W); ValueError if shape, size or values cannot be used."""
     images = np.asarray(images, dtype=np.float32)
     if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must have shape (B, 3, H, W), got {images.shape}; add the batch axis or reorder")
+        raise ValueError(
+            f"images must have shape (B, 3, H, W), got {images.shape}; add the batch axis or reorder"
+        )
     if min(images.shape[2:]) < smallest:
-        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]}; need at least {smallest} pixels a side")
+        raise ValueError(
+            f"images are {images.shape[2]} x {images.shape[3]}; need at least {smallest} pixels a side"
+        )
     if not np.isfinite(images).all():
         raise ValueError("images hold NaN or infinite pixels; repair them before denoising")
     if len(images) and (images.min() < -4 or images.max() > 5):
-        raise ValueError("images must be scaled to about [0, 1] (noise may overshoot); divide bytes by 255")
+        raise ValueError(
+            "images must be scaled to about [0, 1] (noise may overshoot); divide bytes by 255"
+        )
     return images
 
 
@@ -228,11 +234,21 @@ def edge_weights(feat, noise, *, sigma_f, sigma_s, radius, patch=1):
     if patch < 1 or patch % 2 == 0:
         raise ValueError(f"patch must be odd and positive, got {patch}")
     if not (0 < sigma_f < np.inf and 0 < sigma_s < np.inf):
-        raise ValueError(f"bandwidths must be positive and finite, got sigma_f={sigma_f}, sigma_s={sigma_s}")
+        raise ValueError(
+            f"bandwidths must be positive and finite, got sigma_f={sigma_f}, sigma_s={sigma_s}"
+        )
     offsets = stencil(radius)
     out = np.empty((len(feat), len(offsets), *feat.shape[2:]), np.float32)  # (B, S, H, W)
     scaled = np.maximum(noise, 1e-8).astype(np.float32) * np.float32(max(1, feat.shape[1]))
-    _transition(feat, scaled, offsets, np.float32(2 / sigma_f**2), np.float32(0.5 / sigma_s**2), patch // 2, out)
+    _transition(
+        feat,
+        scaled,
+        offsets,
+        np.float32(2 / sigma_f**2),
+        np.float32(0.5 / sigma_s**2),
+        patch // 2,
+        out,
+    )
     return out
 
 
@@ -263,7 +279,10 @@ def sinkhorn(weights, radius, rounds=20):
         scale = np.sqrt(scale / apply(out, scale, radius))  # damped: converges without oscillation
     padded = np.pad(scale[:, 0], ((0, 0), (reach, reach), (reach, reach)))
     for s, (dy, dx) in enumerate(offsets):
-        out[:, s] *= scale[:, 0] * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        out[:, s] *= (
+            scale[:, 0]
+            * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        )
     return out
 
 
@@ -279,7 +298,9 @@ def diffuse(walk, images, radius, tau, kind="step"):
         ValueError: tau out of range or an unknown kind.
     """
     if not 0 <= tau < np.inf or (kind == "step" and tau > 1):
-        raise ValueError(f"tau = {tau} is not allowed for {kind!r}: from 0 to 1 for a step, not negative otherwise")
+        raise ValueError(
+            f"tau = {tau} is not allowed for {kind!r}: from 0 to 1 for a step, not negative otherwise"
+        )
     tau = np.float32(tau)
     if kind == "step":
         return images + tau * (apply(walk, images, radius) - images) if tau else images

@@ -41,11 +41,17 @@ class Settings:
 def _clip_curves(sigma):
     """Mean and variance of clip(x + sigma n, 0, 1) on GRID, float64 (4097,) each."""
     if not 0 < sigma <= 1:
-        raise ValueError(f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}")
+        raise ValueError(
+            f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}"
+        )
     a, b = -GRID / sigma, (1 - GRID) / sigma
     inside, low, high = norm.cdf(b) - norm.cdf(a), norm.pdf(a), norm.pdf(b)
     mean = GRID * inside + sigma * (low - high) + 1 - norm.cdf(b)
-    second = GRID**2 * inside + 2 * GRID * sigma * (low - high) + sigma**2 * (inside + a * low - b * high)
+    second = (
+        GRID**2 * inside
+        + 2 * GRID * sigma * (low - high)
+        + sigma**2 * (inside + a * low - b * high)
+    )
     return mean, second + 1 - norm.cdf(b) - mean**2
 
 
@@ -85,7 +91,9 @@ def head_outputs(images, sigma, settings=Settings()):
     walk = graph.edge_weights(structure, noise, sigma_f=s.sigma_f, patch=5, **near)
     out.append(graph.apply(walk, images, s.radius))
     guide = graph.features(first, graph.filter_bank(1, 3))
-    small = np.full(shape, 1e-4, np.float32)  # what noise is left in the guide: a hundredth of the range
+    small = np.full(
+        shape, 1e-4, np.float32
+    )  # what noise is left in the guide: a hundredth of the range
     walk = graph.edge_weights(guide, small, sigma_f=s.colour / 0.01, **near)
     out.append(graph.apply(graph.random_walk(walk), images, s.radius))
     nothing = np.zeros((shape[0], 0, *shape[1:]), np.float32)
@@ -103,14 +111,19 @@ def probed_heads(images, sigma, settings=Settings(), *, seed, indices=None, clam
     """
     outputs = head_outputs(images, sigma, settings)
     names = range(len(images)) if indices is None else indices
-    coins = [np.random.default_rng([seed, int(name)]).integers(0, 2, images.shape[1:]) for name in names]
+    coins = [
+        np.random.default_rng([seed, int(name)]).integers(0, 2, images.shape[1:]) for name in names
+    ]
     probe = np.stack(coins).astype(np.float32) * 2 - 1  # (B, 3, H, W) of +-1
     moved = head_outputs(images + np.float32(step) * probe, sigma, settings)
     pilot = outputs[:3].mean(axis=0)
     variance = clip_variance(pilot, sigma) if clamp else np.float32(sigma**2)
     divergence = (moved - outputs) * (variance * probe / np.float32(step))
     axes = "kbchw,bchw->bk"
-    rhs = np.einsum(axes, outputs, images, dtype=np.float64) - divergence.sum(axis=(2, 3, 4), dtype=np.float64).T
+    rhs = (
+        np.einsum(axes, outputs, images, dtype=np.float64)
+        - divergence.sum(axis=(2, 3, 4), dtype=np.float64).T
+    )
     gram = np.einsum("kbchw,lbchw->bkl", outputs, outputs, dtype=np.float64)
     return outputs, gram / images[0].size, rhs / images[0].size
 
@@ -120,7 +133,9 @@ def attend(gram, rhs, anchor, ridge):
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative, got {ridge}")
     system = gram + ridge * np.eye(gram.shape[-1])
-    return np.linalg.solve(system, (rhs + ridge * np.asarray(anchor))[..., None])[..., 0]  # (B, K) or (K,)
+    return np.linalg.solve(system, (rhs + ridge * np.asarray(anchor))[..., None])[
+        ..., 0
+    ]  # (B, K) or (K,)
 
 
 def mix(outputs, weights):

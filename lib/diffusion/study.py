@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
-from lib import data, evidence, metrics
+from lib.common import data, intervals, quality
 from lib.diffusion import announced, em, experts, graph, heads, tokens
 
 BASELINES = {  # what each is tuned over: width in pixels, weight, noise level and bandwidth in units of sigma
@@ -31,8 +31,14 @@ def baseline(name, images, sigma, value):
     call, options = {
         "gauss": (lambda x, channel_axis: gaussian_filter(x, (0, value, value)), {}),
         "tv": (denoise_tv_chambolle, {"weight": value}),
-        "wavelet": (denoise_wavelet, {"sigma": value * sigma, "convert2ycbcr": True, "rescale_sigma": True}),
-        "nlm": (denoise_nl_means, {"h": value * sigma, "sigma": sigma, "patch_size": 5, "patch_distance": 6}),
+        "wavelet": (
+            denoise_wavelet,
+            {"sigma": value * sigma, "convert2ycbcr": True, "rescale_sigma": True},
+        ),
+        "nlm": (
+            denoise_nl_means,
+            {"h": value * sigma, "sigma": sigma, "patch_size": 5, "patch_distance": 6},
+        ),
     }[name]
     done = np.stack([call(x, channel_axis=0, **options) for x in images])
     return heads.unclip(np.clip(done, 0, 1), sigma)
@@ -40,7 +46,10 @@ def baseline(name, images, sigma, value):
 
 def tune_baselines(clean, noisy, sigma):
     """The value of BASELINES with the best mean PSNR on training images, by method."""
-    score = {n: [metrics.psnr(clean, baseline(n, noisy, sigma, v)).mean() for v in vs] for n, vs in BASELINES.items()}
+    score = {
+        n: [quality.psnr(clean, baseline(n, noisy, sigma, v)).mean() for v in vs]
+        for n, vs in BASELINES.items()
+    }
     return {name: BASELINES[name][int(np.argmax(values))] for name, values in score.items()}
 
 
@@ -58,19 +67,31 @@ def main_arms(model, clean, index, sigma, seed, ridge):
     for start in range(0, len(clean), em.BATCH):
         part, names = clean[start : start + em.BATCH], index[start : start + em.BATCH]
         noisy = data.add_noise(part, sigma, seed, indices=names)
-        outputs, gram, rhs = heads.probed_heads(noisy, sigma, level.settings, seed=seed, indices=names)
-        true = np.einsum("kbchw,bchw->bk", outputs, heads.clip_mean(part, sigma), dtype=np.float64) / part[0].size
+        outputs, gram, rhs = heads.probed_heads(
+            noisy, sigma, level.settings, seed=seed, indices=names
+        )
+        true = (
+            np.einsum("kbchw,bchw->bk", outputs, heads.clip_mean(part, sigma), dtype=np.float64)
+            / part[0].size
+        )
         shares.append(learned := heads.attend(gram, rhs, level.weights, ridge))
-        weights = {"uniform": np.full_like(learned, 0.25), "tuned": np.tile(level.weights, (len(part), 1))}
+        weights = {
+            "uniform": np.full_like(learned, 0.25),
+            "tuned": np.tile(level.weights, (len(part), 1)),
+        }
         weights |= {"learned": learned, "shuffled": np.roll(learned, 1, axis=0)}
         weights["oracle"] = heads.attend(gram, true, level.weights, 1e-6)
         images = {arm: heads.unclip(heads.mix(outputs, w), sigma) for arm, w in weights.items()}
         images |= {"noisy": noisy, "texture": heads.unclip(outputs[0], sigma)}
-        images["light"] = experts.apply_experts(model.prior, level.maps, noisy, images["tuned"], sigma)
+        images["light"] = experts.apply_experts(
+            model.prior, level.maps, noisy, images["tuned"], sigma
+        )
         for name, values in images.items():
-            measures = (metrics.psnr, metrics.ssim)[: 1 + (name in SSIM)]
+            measures = (quality.psnr, quality.ssim)[: 1 + (name in SSIM)]
             table.setdefault(name, []).append([measure(part, values) for measure in measures])
-    return {name: np.concatenate(parts, axis=1) for name, parts in table.items()}, np.concatenate(shares)
+    return {name: np.concatenate(parts, axis=1) for name, parts in table.items()}, np.concatenate(
+        shares
+    )
 
 
 def gain(table, a, b, subset):
@@ -78,18 +99,25 @@ def gain(table, a, b, subset):
     a, b = table[a][0], table[b][0]  # (B,) or (M,)
     if len(a) != len(b):
         a, b = (values if len(values) == len(subset) else values[subset] for values in (a, b))
-    return evidence.paired_difference(a, b)
+    return intervals.paired_difference(a, b)
 
 
 def edge_pictures(images, sigma, settings, spots):
     """P (B, S, H, W) of the texture features, unaveraged; for each spot (y, x) of image 0 its weights as (H, W)."""
     feat = graph.features(images, graph.filter_bank(3, 9))
-    noise, reach = np.full((len(images), *images.shape[2:]), sigma**2, np.float32), int(settings.radius)
+    noise, reach = (
+        np.full((len(images), *images.shape[2:]), sigma**2, np.float32),
+        int(settings.radius),
+    )
     shape = {"sigma_f": settings.sigma_f, "sigma_s": settings.sigma_s, "radius": settings.radius}
     walk, pictures = graph.random_walk(graph.edge_weights(feat, noise, **shape)), []
     for y, x in spots:
-        picture = np.zeros(np.add(images.shape[2:], 2 * reach))  # the graph has no edges into the margin
-        picture[tuple(np.add(graph.stencil(settings.radius), (y + reach, x + reach)).T)] = walk[0, :, y, x]
+        picture = np.zeros(
+            np.add(images.shape[2:], 2 * reach)
+        )  # the graph has no edges into the margin
+        picture[tuple(np.add(graph.stencil(settings.radius), (y + reach, x + reach)).T)] = walk[
+            0, :, y, x
+        ]
         pictures.append(picture[reach:-reach, reach:-reach] / picture.max())
     return walk, pictures
 
@@ -100,7 +128,11 @@ def steps_saved(faster, slower):
     for history in (faster, slower):
         steps, error = (np.array([row[name] for row in history], float) for name in ("step", "mse"))
         last = int(np.argmax(error <= goal))
-        needed.append(np.interp(-goal, -error[last - 1 : last + 1], steps[last - 1 : last + 1]) if last else steps[0])
+        needed.append(
+            np.interp(-goal, -error[last - 1 : last + 1], steps[last - 1 : last + 1])
+            if last
+            else steps[0]
+        )
     return 100 * (1 - needed[0] / max(needed[1], 1e-9))
 
 
@@ -115,7 +147,9 @@ def train_arms(images, validation, exam, chosen):
     for seed in range(chosen.loop_seeds):
         initial = tokens.start(images, seed)
         for arm in tokens.ARMS:
-            loop, history = tokens.train(arm, images, validation, seed=seed, initial=initial, **plan)
+            loop, history = tokens.train(
+                arm, images, validation, seed=seed, initial=initial, **plan
+            )
             error, used = tokens.evaluate(loop, exam)
             histories[arm, seed] = history
             errors.setdefault(arm, []).append(error)
@@ -140,7 +174,9 @@ def component_picture(prior, rows=2, columns=6):
     side, rank, tiles = prior.patch, prior.means.shape[1], []
     for k in np.argsort(-prior.weights)[: rows * columns]:
         direction = (prior.basis[:, :rank] @ prior.vectors[k][:, -2]).reshape(3, side, side)
-        tiles.append(np.pad(direction / np.abs(direction).max() / 2 + 0.5, ((0, 0), (1, 1), (1, 1))))
+        tiles.append(
+            np.pad(direction / np.abs(direction).max() / 2 + 0.5, ((0, 0), (1, 1), (1, 1)))
+        )
     strips = [np.concatenate(tiles[r * columns : (r + 1) * columns], axis=2) for r in range(rows)]
     return np.concatenate(strips, axis=1)
 
@@ -151,7 +187,9 @@ def sure_trials(clean, noisy, sigma, settings, seed):
     for name in ("sigma_f", "sigma_s", "radius", "tau"):
         rows = []
         for value in heads.GRIDS[name]:
-            outputs, *system = heads.probed_heads(noisy, sigma, replace(settings, **{name: value}), seed=seed)
+            outputs, *system = heads.probed_heads(
+                noisy, sigma, replace(settings, **{name: value}), seed=seed
+            )
             risk, weights = heads.global_weights(*system)
             error = np.square(heads.mix(outputs, np.tile(weights, (len(noisy), 1))) - target).mean()
             rows.append((value, risk, error))
@@ -165,22 +203,37 @@ def class_psnr(prior, train, labels, clean, noisy, sigma):
     by_class = em.fit_class_weights(prior, train, labels)
     posterior = em.class_posterior(by_class, noisy, sigma)
     estimate = em.denoise(noisy, by_class, sigma, posterior @ by_class.class_weights)
-    return metrics.psnr(clean, heads.unclip(estimate, sigma)), posterior.argmax(1)
+    return quality.psnr(clean, heads.unclip(estimate, sigma)), posterior.argmax(1)
 
 
 def announced_facts(clean, noisy, seed):
     """What the announced rules do on clean (B, 3, H, W) and {sigma: noisy images}: {name: (values, meaning)}."""
     views = clean.transpose(0, 2, 3, 1).astype(float)  # (B, H, W, 3)
-    scores = np.array([announced.compute_patch_features(*announced.patches(view)) for view in views])
+    scores = np.array(
+        [announced.compute_patch_features(*announced.patches(view)) for view in views]
+    )
     weights = np.array([announced.compute_attention_weights(score) for score in scores])
     example = announced.compute_attention_weights([0.8, 0.3, 0.6, 0.5]) - [0.45, 0.1, 0.3, 0.15]
-    losses = np.random.default_rng(seed).normal(0.3, 0.02, 2010)  # ten epochs of a loss that does not change
+    losses = np.random.default_rng(seed).normal(
+        0.3, 0.02, 2010
+    )  # ten epochs of a loss that does not change
     path, floats = _announced_run(losses, scores)
-    inert = [np.array_equal(path, _announced_run(losses, scores, **{n: v})[0]) for n, v in _OTHER.items()]
-    graphs = [announced.similarity_graph(*announced.patches(v))[0] for v in (np.full((32, 32, 3), 0.5), *views)]
+    inert = [
+        np.array_equal(path, _announced_run(losses, scores, **{n: v})[0]) for n, v in _OTHER.items()
+    ]
+    graphs = [
+        announced.similarity_graph(*announced.patches(v))[0]
+        for v in (np.full((32, 32, 3), 0.5), *views)
+    ]
     flat, *eigenvalues = [np.linalg.eigvalsh(np.diag(w.sum(1)) - w)[-1] for w in graphs]
-    facts = {f"weight_{head}": (weights[:, h], f"weight of {head}") for h, head in enumerate(announced.HEADS)}
-    facts |= {f"gain_db_{s * 100:.0f}": (_announced_gain(views, y), f"gain in dB, sigma {s}") for s, y in noisy.items()}
+    facts = {
+        f"weight_{head}": (weights[:, h], f"weight of {head}")
+        for h, head in enumerate(announced.HEADS)
+    }
+    facts |= {
+        f"gain_db_{s * 100:.0f}": (_announced_gain(views, y), f"gain in dB, sigma {s}")
+        for s, y in noisy.items()
+    }
     return facts | {
         "same_heads": (np.abs(weights[:, 0] - weights[:, 2]), "texture minus color weight"),
         "sum_gap": (np.abs(weights.sum(1) - 1), "distance of the weights' sum from 1"),
@@ -203,7 +256,9 @@ def _announced_run(losses, features, **changes):
     for loss, scores in zip(losses, np.resize(features, (len(losses), 4)), strict=True):
         state.update_global_params(loss, scores)
     kept = state.attention_weights, state.param_updates
-    return np.array(state.param_updates), sum(len(row) for rows in kept for row in rows) + len(state.loss_history)
+    return np.array(state.param_updates), sum(len(row) for rows in kept for row in rows) + len(
+        state.loss_history
+    )
 
 
 def _announced_gain(views, noisy):
@@ -211,5 +266,7 @@ def _announced_gain(views, noisy):
     gains = []
     for x, y in zip(views, noisy.transpose(0, 2, 3, 1).astype(float), strict=True):
         done, covered = announced.denoise(y)
-        gains.append(-10 * np.log10(np.square(done - x)[covered].mean() / np.square(y - x)[covered].mean()))
+        gains.append(
+            -10 * np.log10(np.square(done - x)[covered].mean() / np.square(y - x)[covered].mean())
+        )
     return np.array(gains)

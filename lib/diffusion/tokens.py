@@ -33,7 +33,9 @@ def to_loop(images):
     """Images (B, 3, 32, 32) in [0, 1], NumPy -> torch (B, 3, 64, 64) in [-1, 1]; ValueError for another size."""
     images = graph.check_images(images)
     if images.shape[2:] != (32, 32):
-        raise ValueError(f"the token loop takes images of 32 x 32 pixels, got {images.shape[2]} x {images.shape[3]}")
+        raise ValueError(
+            f"the token loop takes images of 32 x 32 pixels, got {images.shape[2]} x {images.shape[3]}"
+        )
     return enlarge(torch.from_numpy(images) * 2 - 1)
 
 
@@ -79,7 +81,9 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, z, index, generator):
         """Move the codes towards the z (N, E) that chose them (index (N,)); dead codes restart at random z."""
-        hits = F.one_hot(index, len(self.codes)).to(z.dtype)  # (N, C): a product, not a scatter, so it repeats exactly
+        hits = F.one_hot(index, len(self.codes)).to(
+            z.dtype
+        )  # (N, C): a product, not a scatter, so it repeats exactly
         self.mass.lerp_(hits.sum(0), 1 - self.decay)
         self.sums.lerp_(hits.T @ z, 1 - self.decay)
         dead = (self.mass < 0.05).nonzero()[:, 0]
@@ -120,14 +124,21 @@ class GraphHeads(nn.Module):
         features = [F.conv2d(F.pad(x, (m, m, m, m), mode="replicate"), bank) for bank, m in banks]
         count = 1 if self.arm in ("none", "graph", "graph + EM") else 4
         colours = self._around(x)  # (B, 3, S, H, W)
-        return torch.stack([self._filter(h, f, x, colours) for h, f in enumerate([*features, x, None][:count])], dim=1)
+        return torch.stack(
+            [self._filter(h, f, x, colours) for h, f in enumerate([*features, x, None][:count])],
+            dim=1,
+        )
 
     def _filter(self, head, features, x, colours):
         scores = -self.distance * torch.exp(-2 * self.log_sigma_s[head]) / 2
         if features is not None:
             apart = (self._around(features) - features[:, :, None]).square().mean(1)  # (B, S, H, W)
-            scores = scores - apart * torch.exp(-2 * self.log_sigma_f[head]) / (2 * self.variance[head])
-        walk = torch.softmax(scores.expand(len(x), -1, *x.shape[2:]), dim=1)  # (B, S, H, W), rows of P
+            scores = scores - apart * torch.exp(-2 * self.log_sigma_f[head]) / (
+                2 * self.variance[head]
+            )
+        walk = torch.softmax(
+            scores.expand(len(x), -1, *x.shape[2:]), dim=1
+        )  # (B, S, H, W), rows of P
         tau = torch.sigmoid(self.tau_logit[head])
         return (1 - tau) * x + tau * (walk[:, None] * colours).sum(2)
 
@@ -143,7 +154,9 @@ class GraphHeads(nn.Module):
         outputs = self.filters(x)
         if outputs.shape[1] == 1:
             return outputs[:, 0], outputs, torch.zeros_like(x[:, :1])
-        change = (outputs - x[:, None]).abs().mean(2) * 10  # (B, K, H, W), what each filter would do
+        change = (outputs - x[:, None]).abs().mean(
+            2
+        ) * 10  # (B, K, H, W), what each filter would do
         log_share = torch.log_softmax(self.gate(change), dim=1)
         return (log_share.exp()[:, :, None] * outputs).sum(1), outputs, log_share
 
@@ -152,7 +165,9 @@ class GraphHeads(nn.Module):
         count = outputs.shape[1]
         error = (outputs - target[:, None]).square().mean(2)  # (B, K, H, W)
         variance = self.variance[:count, None, None]
-        share = torch.softmax((log_share - 1.5 * error / variance - 1.5 * torch.log(variance)).detach(), dim=1)
+        share = torch.softmax(
+            (log_share - 1.5 * error / variance - 1.5 * torch.log(variance)).detach(), dim=1
+        )
         if self.arm not in ("none", "graph"):
             found = (share * error.detach()).sum((0, 2, 3)) / share.sum((0, 2, 3)).clamp(min=1e-6)
             self.variance[:count] = self.variance[:count].lerp(found, 0.1).clamp(min=1e-4)
@@ -168,10 +183,14 @@ class Loop(nn.Module):
         self.encode = nn.Parameter(encoder[1])  # (192, E)
         self.decode = nn.Parameter(encoder[2])  # (E, 48)
         self.codebook = Codebook(codes)
-        self.context = nn.Sequential(nn.Conv2d(CODE_SIZE, 96, 3, padding=1), nn.GELU(), nn.Conv2d(96, 48, 3, padding=1))
+        self.context = nn.Sequential(
+            nn.Conv2d(CODE_SIZE, 96, 3, padding=1), nn.GELU(), nn.Conv2d(96, 48, 3, padding=1)
+        )
         generator = torch.Generator().manual_seed(seed)
         first, last = self.context[0], self.context[2]
-        first.weight.data = torch.randn(first.weight.shape, generator=generator) / math.sqrt(9 * CODE_SIZE)
+        first.weight.data = torch.randn(first.weight.shape, generator=generator) / math.sqrt(
+            9 * CODE_SIZE
+        )
         for tensor in (first.bias, last.weight, last.bias):
             nn.init.zeros_(tensor)
         self.heads = GraphHeads(arm, seed=seed)
@@ -183,7 +202,10 @@ class Loop(nn.Module):
     def render(self, codes, batch):
         """Codes (B T, E) -> R (B, 3, 32, 32) and what the heads made on the way."""
         grid = codes.view(batch, 8, 8, -1).permute(0, 3, 1, 2)  # (B, E, 8, 8)
-        base = codes.view(batch, 64, -1) @ self.decode + self.mean.view(3, 4, 2, 4, 2).mean((2, 4)).flatten()
+        base = (
+            codes.view(batch, 64, -1) @ self.decode
+            + self.mean.view(3, 4, 2, 4, 2).mean((2, 4)).flatten()
+        )
         base = base.view(batch, 8, 8, -1).permute(0, 3, 1, 2)  # (B, 48, 8, 8)
         return self.heads(F.pixel_shuffle(base + self.context(grid), 4))
 
@@ -191,7 +213,12 @@ class Loop(nn.Module):
         z = self.tokens(images)
         codes, index, commitment = self.codebook(z)
         reconstruction, outputs, log_share = self.render(codes, len(images))
-        return reconstruction, {"z": z, "index": index, "commitment": commitment, "em": (outputs, log_share)}
+        return reconstruction, {
+            "z": z,
+            "index": index,
+            "commitment": commitment,
+            "em": (outputs, log_share),
+        }
 
 
 def start(images, seed, rounds=10, sample=20000):
@@ -200,14 +227,18 @@ def start(images, seed, rounds=10, sample=20000):
     flat = tiles(images).flatten(0, 1)  # (N T, 192)
     flat = flat[torch.randperm(len(flat), generator=generator)[:sample]]
     mean = flat.mean(0)
-    encode = torch.linalg.eigh((flat - mean).T @ (flat - mean))[1].flip(1)[:, :CODE_SIZE].contiguous()
+    encode = (
+        torch.linalg.eigh((flat - mean).T @ (flat - mean))[1].flip(1)[:, :CODE_SIZE].contiguous()
+    )
     z = (flat - mean) @ encode
     codes = z[:CODES].clone()
     for _ in range(rounds):
         hits = F.one_hot(((codes**2).sum(1) - 2 * z @ codes.T).argmin(1), CODES).to(z.dtype)
         mass = hits.sum(0)[:, None]
         codes = torch.where(mass > 0, hits.T @ z / mass.clamp(min=1), codes)
-    small = encode.T.view(CODE_SIZE, 3, 4, 2, 4, 2).mean((3, 5)).flatten(1)  # (E, 48), a tile at 32 pixels
+    small = (
+        encode.T.view(CODE_SIZE, 3, 4, 2, 4, 2).mean((3, 5)).flatten(1)
+    )  # (E, 48), a tile at 32 pixels
     return (mean, encode, small), codes
 
 
@@ -223,13 +254,24 @@ def train(arm, images, validation, *, steps, seed, batch=32, rate=2e-3, every=20
     """
     encoder, codes = initial or start(images, seed)
     loop = Loop(arm, [part.clone() for part in encoder], codes, seed)
-    inner = {id(p) for p in loop.heads.parameters()}  # few and slow to move: ten times the rate of the rest
-    groups = [[p for p in loop.parameters() if p.requires_grad and (id(p) in inner) == own] for own in (False, True)]
+    inner = {
+        id(p) for p in loop.heads.parameters()
+    }  # few and slow to move: ten times the rate of the rest
+    groups = [
+        [p for p in loop.parameters() if p.requires_grad and (id(p) in inner) == own]
+        for own in (False, True)
+    ]
     optimiser = torch.optim.Adam([{"params": group} for group in groups if group], lr=rate)
     generator, history = torch.Generator().manual_seed(seed), []
     for step in range(steps + 1):
         if step % every == 0:
-            history.append({"step": step, "mse": float(evaluate(loop, validation)[0].mean()), **_parameters(loop)})
+            history.append(
+                {
+                    "step": step,
+                    "mse": float(evaluate(loop, validation)[0].mean()),
+                    **_parameters(loop),
+                }
+            )
         if step < steps:
             picked = images[torch.randint(len(images), (batch,), generator=generator)]
             for group, scale in zip(optimiser.param_groups, (1, 10), strict=False):
@@ -259,7 +301,7 @@ def _parameters(loop):
 
 @torch.no_grad()
 def evaluate(loop, images, batch=100):
-    """Per image: MSE in [-1, 1] at 64 pixels (N,), 1 - SSIM is left to lib.metrics; and the number of codes in use."""
+    """Per image: MSE in [-1, 1] at 64 pixels (N,), 1 - SSIM is left to lib.common.quality; and the number of codes in use."""
     errors, used = [], set()
     for part in images.split(batch):
         output, made = loop(part)

@@ -31,14 +31,22 @@ def init(vocab: int, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     square = (6 / (2 * WIDTH)) ** 0.5 / 3**0.5  # standard deviation of glorot_uniform
     arrays = {f"layer.{name}": normal(rng, WIDTH, WIDTH, std=square) for name in ("wq", "wk", "wv")}
-    arrays |= {name: normal(rng, n, WIDTH, std=0.029) for name, n in (("symbols", vocab), ("positions", LENGTH))}
-    return arrays | {"out": normal(rng, WIDTH, vocab, std=(2 / (WIDTH + vocab)) ** 0.5), "bias": np.zeros(vocab, "f")}
+    arrays |= {
+        name: normal(rng, n, WIDTH, std=0.029)
+        for name, n in (("symbols", vocab), ("positions", LENGTH))
+    }
+    return arrays | {
+        "out": normal(rng, WIDTH, vocab, std=(2 / (WIDTH + vocab)) ** 0.5),
+        "bias": np.zeros(vocab, "f"),
+    }
 
 
 def layer(params, x, drop=lambda w: w):
     """One head: (B, T, D) -> values (B, T, D), weights (B, T, T), queries and keys (B, T, D)."""
     b, t, d = x.shape
-    q, k, v = (causal.expect(tf.matmul(x, params[f"layer.{n}"]), b, t, d) for n in ("wq", "wk", "wv"))
+    q, k, v = (
+        causal.expect(tf.matmul(x, params[f"layer.{n}"]), b, t, d) for n in ("wq", "wk", "wv")
+    )
     out, weights = causal.attend(q[:, None], k[:, None], v[:, None], causal.visible(t, t), drop)
     return causal.expect(out[:, 0], b, t, d), causal.expect(weights[:, 0], b, t, t), q, k
 
@@ -61,7 +69,10 @@ def gradient_norms(params, windows, loss=loss_of) -> dict[str, float]:
     variables = {name: tf.Variable(a) for name, a in params.items()}
     with tf.GradientTape() as tape:
         price = loss(variables, tf.constant(windows))
-    return {name: float(tf.norm(tf.convert_to_tensor(g))) for name, g in tape.gradient(price, variables).items()}
+    return {
+        name: float(tf.norm(tf.convert_to_tensor(g)))
+        for name, g in tape.gradient(price, variables).items()
+    }
 
 
 def matmul_macs(fn, *specs) -> int:
@@ -81,8 +92,18 @@ def validate(windows: np.ndarray, vocab: int, seed: int = 0) -> list[Requirement
     out, weights, q, k = layer(params, x)
     spec = tf.TensorSpec(x.shape, tf.float32)
     graph = tf.function(lambda y: layer(params, y)[0]).get_concrete_function(spec).graph
-    foreign = sum(op.type.startswith(("Einsum", "XlaFused", "CudnnRNN")) for op in graph.get_operations())
-    parts = (x, q, k, q, tf.expand_dims(weights, 1), weights, out)  # input, Q, K, V, scores, weights, output
+    foreign = sum(
+        op.type.startswith(("Einsum", "XlaFused", "CudnnRNN")) for op in graph.get_operations()
+    )
+    parts = (
+        x,
+        q,
+        k,
+        q,
+        tf.expand_dims(weights, 1),
+        weights,
+        out,
+    )  # input, Q, K, V, scores, weights, output
     norms = gradient_norms(params, windows)
     macs = matmul_macs(lambda y: layer(params, y)[0], spec) / len(windows)
     size = sum(params[f"layer.{n}"].shape.num_elements() for n in ("wq", "wk", "wv"))
@@ -92,7 +113,12 @@ def validate(windows: np.ndarray, vocab: int, seed: int = 0) -> list[Requirement
     trained, moved = _few_steps(windows, vocab, seed)
     return [
         Requirement("matmul and softmax only", "no ready-made layer", foreign, foreign == 0),
-        Requirement("output shape", "(4, 128, 256)", out.shape.num_elements(), out.shape == (4, LENGTH, WIDTH)),
+        Requirement(
+            "output shape",
+            "(4, 128, 256)",
+            out.shape.num_elements(),
+            out.shape == (4, LENGTH, WIDTH),
+        ),
         Requirement("shape checks per axis", "after each operation", *_swap_refused(q)),
         Requirement("separate Q, K, V without bias", "3 x 256 x 256", size, size == 3 * WIDTH**2),
         Requirement("scale", "1/sqrt(256) = 0.0625", *_scale(q, k, weights)),
@@ -146,5 +172,7 @@ def _few_steps(windows, vocab, seed, steps: int = 5):
         with tf.GradientTape() as tape:
             price = loss_of(params, tf.constant(windows))
         first = float(price) if first is None else first
-        adam.apply_gradients(zip(tape.gradient(price, list(params.values())), params.values(), strict=True))
+        adam.apply_gradients(
+            zip(tape.gradient(price, list(params.values())), params.values(), strict=True)
+        )
     return float(price) - first, float(np.abs(params["positions"].numpy() - before).max())

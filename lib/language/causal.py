@@ -111,7 +111,9 @@ def split_heads(x, heads: int):
 def join_heads(x):
     """(B, h, T, e) -> (B, T, D)."""
     b, h, t, e = x.shape
-    return expect(tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1 if b is None else b, t, h * e]), b, t, h * e)
+    return expect(
+        tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1 if b is None else b, t, h * e]), b, t, h * e
+    )
 
 
 def rotate(x, positions):
@@ -120,12 +122,16 @@ def rotate(x, positions):
     speed = tf.constant(10000.0 ** (-np.arange(half) / half), x.dtype)
     angle = tf.cast(positions, x.dtype)[:, None] * speed  # (T, e/2)
     a, b = x[..., :half], x[..., half:]
-    return tf.concat([a * tf.cos(angle) - b * tf.sin(angle), a * tf.sin(angle) + b * tf.cos(angle)], -1)
+    return tf.concat(
+        [a * tf.cos(angle) - b * tf.sin(angle), a * tf.sin(angle) + b * tf.cos(angle)], -1
+    )
 
 
 def heads_of(params, at: str, x, config: Config, positions):
     """Queries, keys and values (B, h, T, e) of one layer."""
-    q, k, v = (split_heads(linear(x, params[at + name]), config.heads) for name in ("wq", "wk", "wv"))
+    q, k, v = (
+        split_heads(linear(x, params[at + name]), config.heads) for name in ("wq", "wk", "wv")
+    )
     if config.positions == "rope":
         q, k = rotate(q, positions), rotate(k, positions)
     return q, k, v
@@ -171,11 +177,18 @@ class Generator:
 
     def __init__(self, params, config: Config):
         if config.positions == "frozen":
-            raise ValueError("a model with a frozen position table cannot write past its window: use rope")
-        self.params, self.config = {name: tf.convert_to_tensor(a) for name, a in params.items()}, config
+            raise ValueError(
+                "a model with a frozen position table cannot write past its window: use rope"
+            )
+        self.params, self.config = (
+            {name: tf.convert_to_tensor(a) for name, a in params.items()},
+            config,
+        )
         shape = (1, config.heads, config.context, config.width // config.heads)
         kind = self.params["symbols"].dtype
-        self.ring = [[tf.Variable(tf.zeros(shape, kind)) for _ in "kv"] for _ in range(config.layers)]
+        self.ring = [
+            [tf.Variable(tf.zeros(shape, kind)) for _ in "kv"] for _ in range(config.layers)
+        ]
         self.write = tf.function(self._write, reduce_retracing=True)
 
     def step(self, recent, position):
@@ -186,7 +199,9 @@ class Generator:
         slot, seen = position % config.context, tf.range(config.context)[None, :] <= position
         for i, (keys, values) in enumerate(self.ring):
             at = f"layer{i}."
-            q, k, v = heads_of(params, at, rms_norm(x, params[at + "norm1"]), config, position[None])
+            q, k, v = heads_of(
+                params, at, rms_norm(x, params[at + "norm1"]), config, position[None]
+            )
             keys[:, :, slot].assign(k[:, :, 0])
             values[:, :, slot].assign(v[:, :, 0])
             mixed, _ = attend(q, keys.value(), values.value(), seen, scaled=config.scaled)
@@ -207,13 +222,19 @@ class Generator:
     def __call__(self, prompt, length, temperature=1.0, top_k=0, top_p=1.0, seed=0) -> np.ndarray:
         """Sampled continuation (length,) of prompt ids; temperature 0: the likeliest. ValueError: a bad setting."""
         if len(prompt) == 0 or length < 1:
-            raise ValueError("generation needs a prompt of one symbol or more and a length of 1 or more")
+            raise ValueError(
+                "generation needs a prompt of one symbol or more and a length of 1 or more"
+            )
         if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
-            raise ValueError(f"need temperature >= 0, top_k >= 0, 0 < top_p <= 1: {temperature}, {top_k}, {top_p}")
+            raise ValueError(
+                f"need temperature >= 0, top_k >= 0, 0 < top_p <= 1: {temperature}, {top_k}, {top_p}"
+            )
         prompt = np.asarray(prompt, np.int32)[-self.config.context :]
         ints = [tf.constant(int(n), tf.int32) for n in (length, top_k, seed)]
         floats = [tf.constant(float(x), tf.float32) for x in (temperature, top_p)]
-        return self.write(tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2]).numpy()[len(prompt) :]
+        return self.write(
+            tf.constant(prompt), ints[0], floats[0], ints[1], floats[1], ints[2]
+        ).numpy()[len(prompt) :]
 
 
 def choose(scores, temperature, top_k, top_p, seed):

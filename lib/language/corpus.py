@@ -30,14 +30,19 @@ def split_book(text: str, shares=(0.8, 0.1)) -> dict[str, str]:
     """Three contiguous parts, each cut moved to the next blank line. ValueError: no blank lines for the cuts."""
     cuts = [text.find("\n\n", round(len(text) * share)) for share in (shares[0], sum(shares))]
     if -1 in cuts or cuts[0] == cuts[1]:
-        raise ValueError(f"{len(text)} characters cannot be cut into three parts at blank lines: use a longer text")
+        raise ValueError(
+            f"{len(text)} characters cannot be cut into three parts at blank lines: use a longer text"
+        )
     edges = [0, cuts[0] + 2, cuts[1] + 2, len(text)]
     return {part: text[a:b] for part, a, b in zip(PARTS, edges, edges[1:], strict=False)}
 
 
 def shared_grams(a: str, b: str | set, n: int = 20) -> float:
     """Share of the n-grams of `a` that occur anywhere in `b` (a text, or the set of its n-grams)."""
-    known, count = {b[i : i + n] for i in range(len(b) - n + 1)} if isinstance(b, str) else b, len(a) - n + 1
+    known, count = (
+        {b[i : i + n] for i in range(len(b) - n + 1)} if isinstance(b, str) else b,
+        len(a) - n + 1,
+    )
     return sum(a[i : i + n] in known for i in range(count)) / max(count, 1)
 
 
@@ -45,7 +50,10 @@ def without_repeats(parts: dict[str, str], limit: float) -> dict[str, str]:
     """Parts that share less than `limit` of a held-out part's 20-grams: paragraphs that repeat most are dropped."""
     kept = dict(parts)
     for part, other in [(a, b) for a in PARTS[1:] for b in PARTS if a != b]:
-        known, pieces = {kept[other][i : i + 20] for i in range(len(kept[other]))}, kept[part].split("\n\n")
+        known, pieces = (
+            {kept[other][i : i + 20] for i in range(len(kept[other]))},
+            kept[part].split("\n\n"),
+        )
         while shared_grams("\n\n".join(pieces), known) >= limit:
             pieces.remove(max(pieces, key=lambda piece: shared_grams(piece, known)))
         kept[part] = "\n\n".join(pieces)
@@ -76,7 +84,9 @@ class Tokeniser:
                 ids.extend(self.index.get(char, 0) for char in chunk)
         if strict and 0 in ids:
             odd = next(char for char in text if char not in self.index)
-            raise ValueError(f"the character {odd!r} at position {text.index(odd)} is not in the vocabulary")
+            raise ValueError(
+                f"the character {odd!r} at position {text.index(odd)} is not in the vocabulary"
+            )
         return np.asarray(ids, dtype=np.int32)
 
     def decode(self, ids) -> str:
@@ -175,7 +185,9 @@ def batches(streams, steps: int, batch: int, length: int, seed: int) -> np.ndarr
     """
     rng, rows, needed = np.random.default_rng(seed), [], steps * batch
     if min(len(s) for s in streams) < 2 * length + 2:
-        raise ValueError(f"a training text needs {2 * length + 2} symbols or more for windows of {length}")
+        raise ValueError(
+            f"a training text needs {2 * length + 2} symbols or more for windows of {length}"
+        )
     while needed > 0:
         phase = int(rng.integers(length))
         starts = [(s, i) for s in streams for i in range(phase, len(s) - length, length)]
@@ -191,7 +203,9 @@ def announced_tokens(texts: list[str], limit: int | None = 500_000) -> list[str]
     return re.sub("[\u2018\u2019\u201c\u201d\u2013\u2014]", "", joined).split()
 
 
-def announced_parts(tokens: list[str], share: float = 0.1, size: int = 5000) -> tuple[np.ndarray, np.ndarray]:
+def announced_parts(
+    tokens: list[str], share: float = 0.1, size: int = 5000
+) -> tuple[np.ndarray, np.ndarray]:
     """Ids of the first 1 - share and the last share; the vocabulary counts both parts, as announced."""
     frequent = [word for word, _ in Counter(tokens).most_common(size - 4)]
     index = {word: i + 4 for i, word in enumerate(frequent)}

@@ -42,16 +42,22 @@ def recur(z, wh):
         return t + 1, h, c, hs.write(t, h), cs.write(t, c)
 
     arrays = [tf.TensorArray(z.dtype, steps, element_shape=[z.shape[1], state]) for _ in range(2)]
-    *_, hs, cs = tf.while_loop(lambda t, *_: t < steps, forward, (0, zero, zero, *arrays), maximum_iterations=steps)
+    *_, hs, cs = tf.while_loop(
+        lambda t, *_: t < steps, forward, (0, zero, zero, *arrays), maximum_iterations=steps
+    )
     hs, cs = hs.stack(), cs.stack()  # (T, B, H)
 
     def gradient(grad):
         before_h = tf.concat([zero[None], hs[:-1]], 0)
         before_c = tf.concat([zero[None], cs[:-1]], 0)
-        i, f, g, o = _gates(z + tf.einsum("tbh,hk->tbk", before_h, wh))  # one large matmul instead of T
+        i, f, g, o = _gates(
+            z + tf.einsum("tbh,hk->tbk", before_h, wh)
+        )  # one large matmul instead of T
         squashed = tf.tanh(cs)
         leak = o * (1 - squashed**2)
-        by_c = tf.concat([g * i * (1 - i), before_c * f * (1 - f), i * (1 - g**2)], -1)  # (T, B, 3H)
+        by_c = tf.concat(
+            [g * i * (1 - i), before_c * f * (1 - f), i * (1 - g**2)], -1
+        )  # (T, B, 3H)
         by_h = squashed * o * (1 - o)
         back = tf.transpose(wh)  # once, not in every step
 
@@ -62,7 +68,9 @@ def recur(z, wh):
             return t - 1, tf.matmul(dz, back), dc * f[t], out.write(t, dz)
 
         out = tf.TensorArray(z.dtype, steps, element_shape=[z.shape[1], 4 * state])
-        *_, out = tf.while_loop(lambda t, *_: t >= 0, backward, (steps - 1, zero, zero, out), maximum_iterations=steps)
+        *_, out = tf.while_loop(
+            lambda t, *_: t >= 0, backward, (steps - 1, zero, zero, out), maximum_iterations=steps
+        )
         dz = out.stack()  # (T, B, 4H)
         return dz, tf.einsum("tbh,tbk->hk", before_h, dz)
 

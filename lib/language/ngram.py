@@ -37,7 +37,9 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     n = [max(int((counts == k).sum()), 1) for k in (1, 2, 3, 4)]
     y = n[0] / (n[0] + 2 * n[1])
     raw = [k - (k + 1) * y * n[k] / n[k - 1] for k in (1, 2, 3)]
-    return np.array([0.0, *(min(max(d, 0.05), k - 0.05) for k, d in zip((1, 2, 3), raw, strict=True))])
+    return np.array(
+        [0.0, *(min(max(d, 0.05), k - 0.05) for k, d in zip((1, 2, 3), raw, strict=True))]
+    )
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,22 @@ class KneserNey:
 
     def __init__(self, streams, order: int, vocab: int):
         if vocab**order > 2**62:
-            raise ValueError(f"order {order} over {vocab} symbols does not fit 64 bits: use a lower order")
+            raise ValueError(
+                f"order {order} over {vocab} symbols does not fit 64 bits: use a lower order"
+            )
         self.order, self.vocab = order, vocab
         found = np.concatenate([_codes(s, order, vocab) for s in streams])
         grams, counts = np.unique(found, return_counts=True)
         levels = [self._level(grams, counts, vocab)]
-        for n in range(order - 1, 0, -1):  # continuation counts: in how many left contexts was it seen
-            starts = np.concatenate([_codes(s[:n], n, vocab) for s in streams])  # seen with no left neighbour
-            grams, counts = np.unique(np.concatenate([grams % vocab**n, starts]), return_counts=True)
+        for n in range(
+            order - 1, 0, -1
+        ):  # continuation counts: in how many left contexts was it seen
+            starts = np.concatenate(
+                [_codes(s[:n], n, vocab) for s in streams]
+            )  # seen with no left neighbour
+            grams, counts = np.unique(
+                np.concatenate([grams % vocab**n, starts]), return_counts=True
+            )
             levels.append(self._level(grams, counts, vocab))
         self.levels = levels[::-1]
 
@@ -90,11 +100,17 @@ class KneserNey:
         """Prices (N,) of a text that follows `before` (at least order - 1 symbols)."""
         n = self.order - 1
         joined = np.concatenate([before[len(before) - n :], ids])
-        contexts = np.lib.stride_tricks.sliding_window_view(joined, n)[: len(ids)] if n else joined[:, None]
+        contexts = (
+            np.lib.stride_tricks.sliding_window_view(joined, n)[: len(ids)]
+            if n
+            else joined[:, None]
+        )
         return -np.log(self.probabilities(contexts, ids))
 
 
-def growing_nats(streams, order: int, vocab: int, ids: np.ndarray, before: np.ndarray, block: int = 256) -> np.ndarray:
+def growing_nats(
+    streams, order: int, vocab: int, ids: np.ndarray, before: np.ndarray, block: int = 256
+) -> np.ndarray:
     """Prices (N,) of a Kneser-Ney model that counts the text too, as far as it has been read in whole blocks."""
     found = []
     for i in range(0, len(ids), block):
@@ -113,7 +129,9 @@ def best_weight(a: np.ndarray, b: np.ndarray) -> float:
     return float(min(np.arange(1, 20) / 20, key=lambda w: mixed_nats(a, b, w).mean()))
 
 
-def copy_nats(train: np.ndarray, ids: np.ndarray, vocab: int, n: int = 8, trust: float = 0.95) -> np.ndarray:
+def copy_nats(
+    train: np.ndarray, ids: np.ndarray, vocab: int, n: int = 8, trust: float = 0.95
+) -> np.ndarray:
     """A predictor that learns nothing: `trust` on what followed the last n symbols in the training part, if seen."""
     follow = {tuple(train[i : i + n]): int(train[i + n]) for i in range(len(train) - n)}
     joined = np.concatenate([train[len(train) - n :], ids])
@@ -124,7 +142,10 @@ def copy_nats(train: np.ndarray, ids: np.ndarray, vocab: int, n: int = 8, trust:
 
 def adaptive_bits(coder: str, train: str, text: str) -> float:
     """Bits per character of `text` after `train` for xz or bzip2: C(train + text) - C(train); else ValueError."""
-    coders = {"xz": lambda b: lzma.compress(b, preset=9 | lzma.PRESET_EXTREME), "bzip2": bz2.compress}
+    coders = {
+        "xz": lambda b: lzma.compress(b, preset=9 | lzma.PRESET_EXTREME),
+        "bzip2": bz2.compress,
+    }
     if coder not in coders:
         raise ValueError(f"unknown coder {coder!r}: use one of {sorted(coders)}")
     size = [len(coders[coder](t.encode())) for t in (train, train + text)]

@@ -36,14 +36,20 @@ class Optimiser:
 
     def __init__(self, params: dict, recipe: Recipe):
         self.recipe, self.params = recipe, params
-        self.matrices = [n for n, v in params.items() if recipe.muon and "." in n and v.shape.rank == 2]
+        self.matrices = [
+            n for n, v in params.items() if recipe.muon and "." in n and v.shape.rank == 2
+        ]
         self.others = [n for n in params if n not in self.matrices and not n.startswith("frozen")]
         self.slots = {f"first.{n}": tf.Variable(tf.zeros_like(v)) for n, v in params.items()}
         self.slots |= {f"second.{n}": tf.Variable(tf.zeros_like(params[n])) for n in self.others}
 
     def apply(self, grads: dict, scale, step):
         """Move every variable by its gradient; `step` counts from 0."""
-        self._adam({n: tf.convert_to_tensor(grads[n]) for n in self.others}, scale, tf.cast(step, tf.float32) + 1)
+        self._adam(
+            {n: tf.convert_to_tensor(grads[n]) for n in self.others},
+            scale,
+            tf.cast(step, tf.float32) + 1,
+        )
         shapes = {}
         for name in self.matrices:  # equal shapes share one batched Newton-Schulz
             shapes.setdefault(tuple(self.params[name].shape), []).append(name)
@@ -54,7 +60,9 @@ class Optimiser:
         rate = self.recipe.adam * scale
         for name, g in grads.items():
             first = self.slots[f"first.{name}"].assign(0.9 * self.slots[f"first.{name}"] + 0.1 * g)
-            second = self.slots[f"second.{name}"].assign(0.98 * self.slots[f"second.{name}"] + 0.02 * g * g)
+            second = self.slots[f"second.{name}"].assign(
+                0.98 * self.slots[f"second.{name}"] + 0.02 * g * g
+            )
             step = first / (1 - 0.9**t) / (tf.sqrt(second / (1 - 0.98**t)) + 1e-8)
             self.params[name].assign_sub(rate * step)
 
@@ -74,4 +82,6 @@ class Optimiser:
 def schedule(recipe: Recipe) -> np.ndarray:
     """Share of the peak rate at every step (S,)."""
     done = (np.arange(recipe.steps) + 0.5) / recipe.steps
-    return np.minimum(done / max(recipe.warmup, 1e-9), (1 - done) / (1 - recipe.warmup)).astype(np.float32)
+    return np.minimum(done / max(recipe.warmup, 1e-9), (1 - done) / (1 - recipe.warmup)).astype(
+        np.float32
+    )

@@ -39,7 +39,9 @@ def windows_over(ids, before, length: int, stride: int):
 def _tile(rows, total: int, stride: int) -> np.ndarray:
     """Last `stride` prices of every window, laid side by side (N,)."""
     rest = total - (len(rows) - 1) * stride
-    return np.concatenate([*(row[-stride:] for row in rows[:-1]), rows[-1][-rest:]]).astype(np.float64)
+    return np.concatenate([*(row[-stride:] for row in rows[:-1]), rows[-1][-rest:]]).astype(
+        np.float64
+    )
 
 
 @functools.cache
@@ -50,13 +52,20 @@ def _pricer(config: Config):
 def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 64) -> np.ndarray:
     """Price in nats (N,) of every symbol of a text, with at least T - stride symbols of context."""
     rows = windows_over(ids, before, config.context, stride)
-    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)])  # one shape, one trace
+    padded = np.concatenate(
+        [rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)]
+    )  # one shape, one trace
     held = {name: tf.convert_to_tensor(a) for name, a in params.items()}
-    found = [_pricer(config)(held, tf.constant(padded[i : i + batch])).numpy() for i in range(0, len(rows), batch)]
+    found = [
+        _pricer(config)(held, tf.constant(padded[i : i + batch])).numpy()
+        for i in range(0, len(rows), batch)
+    ]
     return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
-def adaptive_prices(arrays, config: Config, texts, train, rate: float, stride: int = 32) -> list[np.ndarray]:
+def adaptive_prices(
+    arrays, config: Config, texts, train, rate: float, stride: int = 32
+) -> list[np.ndarray]:
     """Dynamic evaluation (Krause et al. 2018) of texts (ids, before): price `stride` symbols, then step on them.
 
     A weight moves by rate x gradient / (r + mean of r), r its root mean square gradient on windows `train` (K, T+1).
@@ -68,7 +77,11 @@ def adaptive_prices(arrays, config: Config, texts, train, rate: float, stride: i
         with tf.GradientTape() as tape:
             nats = nats_of(fixed, window, config)
             loss = tf.reduce_mean(nats[:, -stride:])
-        return nats[0], zip(params, map(tf.convert_to_tensor, tape.gradient(loss, list(params.values()))), strict=True)
+        return nats[0], zip(
+            params,
+            map(tf.convert_to_tensor, tape.gradient(loss, list(params.values()))),
+            strict=True,
+        )
 
     @tf.function(autograph=False)
     def measure(window):

@@ -36,7 +36,9 @@ class Config:
 
     def __post_init__(self):
         if self.kind not in KINDS or self.positions not in POSITIONS:
-            raise ValueError(f"kind {self.kind!r} must be in {KINDS}, positions {self.positions!r} in {POSITIONS}")
+            raise ValueError(
+                f"kind {self.kind!r} must be in {KINDS}, positions {self.positions!r} in {POSITIONS}"
+            )
         if self.kind == "attention" and (self.width % self.heads or (self.width // self.heads) % 2):
             raise ValueError(f"width {self.width} must split into {self.heads} heads of even width")
 

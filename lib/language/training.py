@@ -19,13 +19,13 @@ import tensorflow as tf
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from lib import data, files
-from lib import params as settings
+from lib.common import data, files
+from lib.common import params as settings
+from lib.common.params import UserError
 from lib.language import causal, corpus
 from lib.language.optimiser import Optimiser, Recipe, schedule
 from lib.language.pricing import adaptive_prices, nats_of, network, prices
 from lib.language.symbols import Config
-from lib.params import UserError
 
 BOOKS = ("alice29", "hamlet")
 LONGEST = 20_000_000  # bytes of a text or characters of a prompt; minutes and gigabytes lie beyond
@@ -47,7 +47,9 @@ def make_step(params, loss_of, optimiser: Optimiser, compiled: bool = False):
     return step
 
 
-def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, checkpoint=None, every=100):
+def fit(
+    params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, checkpoint=None, every=100
+):
     """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
 
     With a `checkpoint` path the state is written every `every` steps, and a run that was stopped goes on from
@@ -55,13 +57,21 @@ def fit(params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, che
     """
     optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
     means = {n: tf.Variable(v) for n, v in params.items()} if recipe.average else {}
-    state = {f"param.{n}": v for n, v in params.items()} | {f"mean.{n}": v for n, v in means.items()} | optimiser.slots
+    state = (
+        {f"param.{n}": v for n, v in params.items()}
+        | {f"mean.{n}": v for n, v in means.items()}
+        | optimiser.slots
+    )
     done = _resume(checkpoint, state, losses) if checkpoint else 0
     step = make_step(params, loss_of, optimiser, compiled)
     for i in range(done, recipe.steps):
-        losses[i] = step(tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i))
+        losses[i] = step(
+            tf.constant(windows[i]), tf.constant(scale[i]), tf.constant(seed), tf.constant(i)
+        )
         if not np.isfinite(losses[i]):
-            raise UserError(f"step {i + 1}: the loss is {losses[i]}; a checkpoint, if there is one, is of a good state")
+            raise UserError(
+                f"step {i + 1}: the loss is {losses[i]}; a checkpoint, if there is one, is of a good state"
+            )
         for n, mean in means.items() if (i + 1) % max(1, recipe.steps // 100) == 0 else ():
             mean.assign_add((1 - recipe.average * (2 * i > recipe.steps)) * (params[n] - mean))
         if checkpoint and (i + 1) % every == 0:
@@ -80,7 +90,9 @@ def _resume(checkpoint, state, losses) -> int:
     except SafetensorError:
         arrays = {}
     if arrays.keys() != state.keys() | {"losses", "done"} or len(arrays["losses"]) != len(losses):
-        raise UserError(f"{checkpoint}: belongs to another run or is damaged; remove it to start afresh")
+        raise UserError(
+            f"{checkpoint}: belongs to another run or is damaged; remove it to start afresh"
+        )
     for name, variable in state.items():
         variable.assign(arrays[name])
     losses[:] = arrays["losses"]
@@ -120,10 +132,31 @@ class Arm(NamedTuple):
 def arms(p, vocab: int) -> dict[str, Arm]:
     """Every arm by name, from the section `language` of params.yaml."""
     grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
-    base = Config(vocab, "attention", p.width, p.layers, p.heads, p.hidden, p.context, grams, p.dropout, p.gram_dropout)
-    memory = replace(base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout)
+    base = Config(
+        vocab,
+        "attention",
+        p.width,
+        p.layers,
+        p.heads,
+        p.hidden,
+        p.context,
+        grams,
+        p.dropout,
+        p.gram_dropout,
+    )
+    memory = replace(
+        base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout
+    )
     main = Recipe(p.attention_steps, p.batch, p.adam, p.muon, p.warmup, p.average)
-    small = replace(base, width=p.small_width, layers=2, hidden=4 * p.small_width, grams=(), dropout=0, gram_dropout=0)
+    small = replace(
+        base,
+        width=p.small_width,
+        layers=2,
+        hidden=4 * p.small_width,
+        grams=(),
+        dropout=0,
+        gram_dropout=0,
+    )
     short = replace(main, steps=p.small_steps)
     switches = {
         "small": {},
@@ -157,18 +190,33 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     windows = corpus.batches(streams, recipe.steps, recipe.batch, config.context, seed)
     checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
     price = lambda params, rows, key: tf.reduce_mean(nats_of(params, rows, config, key))  # noqa: E731
-    compiled = config.kind == "attention" and recipe.steps >= 300  # compiling takes about 10 s, an LSTM gains nothing
+    compiled = (
+        config.kind == "attention" and recipe.steps >= 300
+    )  # compiling takes about 10 s, an LSTM gains nothing
     losses = fit(params, price, recipe, windows, seed, compiled, checkpoint)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
-    sample = corpus.batches(streams, 100, 1, config.context, seed)[:, 0]  # (100, T+1), for the scale of gradients
-    kept = [(b, part) for b in library.parts for part in ("val", "test") if b not in FAR or part == "test"]
+    sample = corpus.batches(streams, 100, 1, config.context, seed)[
+        :, 0
+    ]  # (100, T+1), for the scale of gradients
+    kept = [
+        (b, part)
+        for b in library.parts
+        for part in ("val", "test")
+        if b not in FAR or part == "test"
+    ]
     texts = {f"{b}.{part}": (library.ids(b, part), library.before(b, part)) for b, part in kept}
     found |= {name: prices(params, config, *text, stride=p.stride) for name, text in texts.items()}
     if arm.adapt:
-        near = {f"{name}.adaptive": text for name, text in texts.items() if name.split(".")[0] not in FAR}
+        near = {
+            f"{name}.adaptive": text
+            for name, text in texts.items()
+            if name.split(".")[0] not in FAR
+        }
         moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.adapt_stride)
         found |= dict(zip(near, moved, strict=True))
-    small = {name: a.astype(np.float16) for name, a in arrays.items()}  # half the file; read back as 32-bit floats
+    small = {
+        name: a.astype(np.float16) for name, a in arrays.items()
+    }  # half the file; read back as 32-bit floats
     save_arrays(folder / "weights.safetensors", small, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
     checkpoint.unlink(missing_ok=True)
@@ -197,18 +245,36 @@ def ensure(profile: str, wanted: list[tuple[str, int]]) -> Path:
     for name, seed in wanted:
         out = folder / "ablations" if name == "ablations" else folder
         if not (out if name == "ablations" else out / f"{name}-{seed}").is_dir():
-            command = [sys.executable, "-m", "lib.language.training", "--arm", name, "--seed", str(seed)]
-            subprocess.run([*command, "--profile", profile, "--out", str(out)], check=True, cwd=settings.root())
+            command = [
+                sys.executable,
+                "-m",
+                "lib.language.training",
+                "--arm",
+                name,
+                "--seed",
+                str(seed),
+            ]
+            subprocess.run(
+                [*command, "--profile", profile, "--out", str(out)], check=True, cwd=settings.root()
+            )
     return folder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lib.language.training", description="Train arms.")
-    parser.add_argument("--arm", nargs="+", required=True, help="names, or `ablations`: all but the two large")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.language.training", description="Train arms."
+    )
+    parser.add_argument(
+        "--arm", nargs="+", required=True, help="names, or `ablations`: all but the two large"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", choices=settings.PROFILES)
-    parser.add_argument("--text", type=Path, help="a text of your own (UTF-8) in place of the two books")
-    parser.add_argument("--out", type=Path, required=True, help="a folder per arm and seed goes here")
+    parser.add_argument(
+        "--text", type=Path, help="a text of your own (UTF-8) in place of the two books"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a folder per arm and seed goes here"
+    )
     options = parser.parse_args(arguments)
     try:
         return _train(options, settings.load(options.profile))
@@ -221,7 +287,11 @@ def _train(options, chosen) -> int:
     own = {options.text.stem: read_text(options.text)} if options.text else None
     library = corpus.load(own) if own else library_of(data.books())
     known = arms(chosen.language, len(library.tokeniser))
-    names = [n for n in known if n not in ("attention", "lstm")] if options.arm == ["ablations"] else options.arm
+    names = (
+        [n for n in known if n not in ("attention", "lstm")]
+        if options.arm == ["ablations"]
+        else options.arm
+    )
     if odd := sorted(set(names) - known.keys()):
         raise UserError(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
     setup(chosen.threads)
@@ -231,11 +301,17 @@ def _train(options, chosen) -> int:
     return 0
 
 
-def write_text(prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None) -> str:
+def write_text(
+    prompt: str, length: int, temperature=0.9, top_k=0, top_p=1.0, seed=0, path=None
+) -> str:
     """The prompt and what a saved model writes on; UserError: no model, unknown character, no prompt, bad setting."""
     if max(len(prompt), length) > LONGEST:
-        raise UserError(f"a prompt or a length of {max(len(prompt), length):,} characters; allowed are {LONGEST:,}")
-    arrays, config, tokeniser = load_model(path or settings.root() / "models" / "attention_lm.safetensors")
+        raise UserError(
+            f"a prompt or a length of {max(len(prompt), length):,} characters; allowed are {LONGEST:,}"
+        )
+    arrays, config, tokeniser = load_model(
+        path or settings.root() / "models" / "attention_lm.safetensors"
+    )
     try:
         ids = tokeniser.encode(prompt)
         written = causal.Generator(arrays, config)(ids, length, temperature, top_k, top_p, seed)

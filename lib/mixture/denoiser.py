@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lib import files
+from lib.common import files
+from lib.common.params import UserError
 from lib.mixture.experts import LEARNED, MixtureAttention, Routing
 from lib.mixture.network import Trunk
-from lib.params import UserError
 
 OUTER = ("stem", "head", "level", "film", "router")  # parts of our network that AdamW trains
 
@@ -61,7 +61,9 @@ class Announced(nn.Module):
     def raw(self, noisy: Tensor, routing: Routing = LEARNED) -> tuple[Tensor, list[Tensor]]:
         """The output before the clamp (B, 3, H, W), and the gates (B, N, E) of each block."""
         if noisy.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"noisy is {tuple(noisy.shape)}; expected (B, 3, {self.size}, {self.size})")
+            raise ValueError(
+                f"noisy is {tuple(noisy.shape)}; expected (B, 3, {self.size}, {self.size})"
+            )
         tokens = self.embed(noisy).flatten(2).mT + self.positions  # (B, N, D)
         gates = []
         for block in self.blocks:
@@ -109,7 +111,9 @@ def build(arm: str, seed: int) -> nn.Module:
 
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     """Convolutions and linear layers between the first and the last: what Muon trains."""
-    parts = [part for name, part in model.named_modules() if not any(outer in name for outer in OUTER)]
+    parts = [
+        part for name, part in model.named_modules() if not any(outer in name for outer in OUTER)
+    ]
     layers = [p for p in parts if isinstance(p, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
     return [layer.weight for layer in layers]
 
@@ -137,9 +141,13 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
             about = json.loads((file.metadata() or {})["about"])
             return {name: file.get_tensor(name) for name in file.keys()}, about
     except FileNotFoundError:
-        raise UserError(f"{path.name}: not found; train it with `python -m lib.mixture.training`") from None
+        raise UserError(
+            f"{path.name}: not found; train it with `python -m lib.mixture.training`"
+        ) from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path.name}: no weights of this project ({error}); delete it and train again") from None
+        raise UserError(
+            f"{path.name}: no weights of this project ({error}); delete it and train again"
+        ) from None
 
 
 def check_same(path: Path | str, found: dict, expected: dict) -> None:
@@ -147,7 +155,9 @@ def check_same(path: Path | str, found: dict, expected: dict) -> None:
     differ = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
     if differ:
         has, want = ({k: side.get(k) for k in differ} for side in (found, expected))
-        raise UserError(f"{Path(path).name}: made with {has}, asked for {want}; delete it or use its settings")
+        raise UserError(
+            f"{Path(path).name}: made with {has}, asked for {want}; delete it or use its settings"
+        )
 
 
 def load_weights(path: Path | str, arm: str | None = None) -> nn.Module:
@@ -169,14 +179,20 @@ def load_weights(path: Path | str, arm: str | None = None) -> nn.Module:
 
 @torch.no_grad()
 def denoise(
-    model: nn.Module, images: Tensor, sigma: float = 0.2, batch: int = 250, routing: Routing = LEARNED
+    model: nn.Module,
+    images: Tensor,
+    sigma: float = 0.2,
+    batch: int = 250,
+    routing: Routing = LEARNED,
 ) -> Tensor:
     """Denoise images (N, 3, H, W), float in [0, 1] -> the same shape, on the images' device."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     parts = [
-        model(part.to(device), torch.full((len(part),), sigma, device=device), routing)[0].to(images.device)
+        model(part.to(device), torch.full((len(part),), sigma, device=device), routing)[0].to(
+            images.device
+        )
         for part in images.split(batch)
     ]
     model.train(was_training)
@@ -195,7 +211,13 @@ def gate_statistics(model: nn.Module, images: Tensor, batch: int = 250) -> list[
         gates = torch.cat(block).flatten(0, 1)  # (tokens, E)
         entropy = 100 * torch.special.entr(gates).sum(1).mean().item() / math.log(gates.shape[1])
         largest = gates.argmax(1).bincount(minlength=gates.shape[1]) / len(gates)
-        summary.append({"mean": gates.double().mean(0).tolist(), "argmax": largest.tolist(), "entropy": entropy})
+        summary.append(
+            {
+                "mean": gates.double().mean(0).tolist(),
+                "argmax": largest.tolist(),
+                "entropy": entropy,
+            }
+        )
     return summary
 
 
@@ -208,7 +230,9 @@ def dead_outputs(model: Announced, images: Tensor, batch: int = 250) -> int:
     patch = model.size // model.tokens
     alive = torch.zeros(3, patch, patch, dtype=torch.bool)
     for part in images.split(batch):
-        raw = model.raw(part)[0].unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, p)
+        raw = (
+            model.raw(part)[0].unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+        )  # (B, 3, h, p, w, p)
         inside = (raw > 0) & (raw < 1)
         alive |= inside.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).any(0).cpu()
     return int((~alive).sum())

@@ -67,8 +67,12 @@ def replace_gates(gates: Tensor, routing: Routing) -> Tensor:
         return F.one_hot(gates.argmax(-1), gates.shape[-1]).to(gates.dtype)
     if routing.how == "shuffled":
         if routing.generator is None:
-            raise ValueError("routing 'shuffled' needs a torch.Generator (Routing('shuffled', generator))")
-        order = torch.randperm(gates.shape[1], generator=routing.generator, device=routing.generator.device)
+            raise ValueError(
+                "routing 'shuffled' needs a torch.Generator (Routing('shuffled', generator))"
+            )
+        order = torch.randperm(
+            gates.shape[1], generator=routing.generator, device=routing.generator.device
+        )
         return gates[:, order.to(gates.device)]
     raise ValueError(f"routing is {routing.how!r}; choose one of {', '.join(ROUTINGS)}")
 
@@ -92,7 +96,9 @@ class SparseExperts(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, E * H, N, d)
         parts = zip(self.keep, *(x.split(self.heads, dim=1) for x in (q, k, v)), strict=True)
         heads = torch.cat([attend(*part, keep) for keep, *part in parts], dim=1)  # (B, E * H, N, d)
-        values = heads.transpose(1, 2).reshape(b, n, experts, width) * gates[..., None]  # (B, N, E, D)
+        values = (
+            heads.transpose(1, 2).reshape(b, n, experts, width) * gates[..., None]
+        )  # (B, N, E, D)
         mixed = values.flatten(2) @ self.out_weight.transpose(1, 2).reshape(-1, width)  # (B, N, D)
         return mixed + gates @ self.out_bias
 
@@ -103,7 +109,10 @@ class MixtureAttention(nn.Module):
     def __init__(self, width: int = 128, heads: int = 4, keep: tuple[int, ...] = (32, 64, 128)):
         super().__init__()
         self.router = nn.Sequential(
-            nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, len(keep)), nn.Softmax(dim=-1)
+            nn.Linear(width, width // 2),
+            nn.ReLU(),
+            nn.Linear(width // 2, len(keep)),
+            nn.Softmax(dim=-1),
         )
         self.experts = SparseExperts(width, heads, keep)
         self.merge = nn.Linear(width, width)

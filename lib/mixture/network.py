@@ -43,14 +43,21 @@ class Trunk(nn.Module):
         self.stem = nn.Conv2d(12, width, 3, padding=1)
         self.before = nn.ModuleList(Residual(width) for _ in range(3))
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
-        middle = [RoutedBlock(2 * width, 4, WINDOW, reach, shares) if routed else Residual(2 * width) for _ in "12"]
+        middle = [
+            RoutedBlock(2 * width, 4, WINDOW, reach, shares) if routed else Residual(2 * width)
+            for _ in "12"
+        ]
         self.middle = nn.ModuleList(middle)
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.after = nn.ModuleList(Residual(width) for _ in range(4 if routed else 2))
         self.head = nn.Conv2d(width, 12, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # a tenth faster on a CPU, and windows are cut without a copy
+        self.to(
+            memory_format=torch.channels_last
+        )  # a tenth faster on a CPU, and windows are cut without a copy
 
-    def forward(self, noisy: Tensor, sigma: Tensor, routing: Routing = LEARNED) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, routing: Routing = LEARNED
+    ) -> tuple[Tensor, list[Tensor]]:
         """noisy (B, 3, H, W), sigma (B,) -> (image (B, 3, H, W), [expert of each window (B, M)])."""
         h, w = noisy.shape[2:]
         padded = pad(noisy, 4 * WINDOW).contiguous(memory_format=torch.channels_last)

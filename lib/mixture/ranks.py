@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lib.params import UserError
+from lib.common.params import UserError
 
 
 class Ranks(NamedTuple):
@@ -28,7 +28,9 @@ class Ranks(NamedTuple):
     def own(self, batch: Tensor) -> Tensor:
         """This process's rows of a tensor (B, ...); UserError: B is no multiple of the number of processes."""
         if len(batch) % self.world:
-            raise UserError(f"a batch of {len(batch)} does not split over {self.world} processes; choose a divisor")
+            raise UserError(
+                f"a batch of {len(batch)} does not split over {self.world} processes; choose a divisor"
+            )
         return batch.chunk(self.world)[self.rank]
 
     def mean(self, value: Tensor) -> Tensor:
@@ -44,7 +46,9 @@ class Ranks(NamedTuple):
         if self.world > 1:
             flat = torch.cat([tensor.flatten() for tensor in tensors])
             dist.all_reduce(flat)
-            for tensor, part in zip(tensors, flat.div_(self.world).split([t.numel() for t in tensors]), strict=True):
+            for tensor, part in zip(
+                tensors, flat.div_(self.world).split([t.numel() for t in tensors]), strict=True
+            ):
                 tensor.copy_(part.view_as(tensor))
 
 

@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.common.params import UserError
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing, balance_loss
 from lib.mixture.ranks import ALONE, Ranks
-from lib.params import UserError
 
 SIGMAS = 0.05, 0.5  # the range of noise levels, where they vary
 WARM_UP = 50  # steps from zero to the full learning rate ("trapezoid")
-FLOOR, SCALE = 1e-5, 0.01  # of the logarithmic loss: 50 dB, and a gradient near that of the squared error
+FLOOR, SCALE = (
+    1e-5,
+    0.01,
+)  # of the logarithmic loss: 50 dB, and a gradient near that of the squared error
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class TrainConfig:
     def rate(self, step: int) -> float:
         """The learning rate after `step` steps, as a share of the full one."""
         if self.schedule == "cosine":
-            return (1 + math.cos(math.pi * (step // self.epoch) / math.ceil(self.steps / self.epoch))) / 2
+            return (
+                1 + math.cos(math.pi * (step // self.epoch) / math.ceil(self.steps / self.epoch))
+            ) / 2
         return min(1, (step + 1) / WARM_UP, (self.steps - step) / (self.cooling * self.steps))
 
 
@@ -78,11 +83,17 @@ class Diverged(UserError):
 class Run:
     """A training run that can stop after any step and go on from its state."""
 
-    def __init__(self, config: TrainConfig, images: np.ndarray, device: torch.device, ranks: Ranks = ALONE):
+    def __init__(
+        self, config: TrainConfig, images: np.ndarray, device: torch.device, ranks: Ranks = ALONE
+    ):
         if images.dtype != np.uint8 or images.shape[1:2] != (3,) or len(images) != config.images:
-            raise ValueError(f"images: expected uint8 ({config.images}, 3, H, W), found {images.dtype} {images.shape}")
+            raise ValueError(
+                f"images: expected uint8 ({config.images}, 3, H, W), found {images.dtype} {images.shape}"
+            )
         if not 1 <= config.batch <= config.images:
-            raise ValueError(f"batch = {config.batch}: allowed are 1 to {config.images}, the training images")
+            raise ValueError(
+                f"batch = {config.batch}: allowed are 1 to {config.images}, the training images"
+            )
         self.config, self.device, self.ranks, self.step, self.lines = config, device, ranks, 0, []
         self.images = torch.from_numpy(images).to(device)
         self.model = denoiser.build(config.arm, config.init_seed).to(device)
@@ -104,12 +115,19 @@ class Run:
             routing = self.routing._replace(skip=self.step >= config.whole * config.steps)
             image, gates = self.model.train()(noisy, sigma, routing)
         errors = (image.float() - clean).square().mean((1, 2, 3))  # (B,)
-        mse = (errors * (config.sigma / sigma)).mean()  # errors grow with sigma: in units of it every level counts
+        mse = (
+            errors * (config.sigma / sigma)
+        ).mean()  # errors grow with sigma: in units of it every level counts
         balance = balance_loss(gates, self.ranks) if config.balance else torch.zeros(())
         loss = SCALE * (errors + FLOOR).log().mean() if config.logarithm else mse
         self._descend(loss + config.balance * balance, loss, mse, share)
         self.step += 1
-        line = {"step": self.step, "loss": loss.item(), "mse": mse.item(), "lr": share * config.learning_rate}
+        line = {
+            "step": self.step,
+            "loss": loss.item(),
+            "mse": mse.item(),
+            "lr": share * config.learning_rate,
+        }
         if config.balance:
             shares = [self.ranks.mean(g.detach().mean((0, 1))).tolist() for g in gates]
             line |= {"balance": balance.item(), "gates": shares}
@@ -122,7 +140,9 @@ class Run:
         self.ranks.average([*gradients, *(value.detach() for value in (total, loss, mse))])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if not (norm.isfinite() and total.isfinite() and mse < 1):
-            raise Diverged(f"step {self.step + 1}: loss {total.item()}, gradient norm {norm.item()}")
+            raise Diverged(
+                f"step {self.step + 1}: loss {total.item()}, gradient norm {norm.item()}"
+            )
         for weight, matrix in self.flat:
             matrix.grad = by_rows(weight.grad).reshape(matrix.shape)
         for optimiser, full in self.optimisers:
@@ -131,7 +151,9 @@ class Run:
         if self.config.average:
             decay = min(self.config.average, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
-                for mean, value in zip(self.result.parameters(), self.model.parameters(), strict=True):
+                for mean, value in zip(
+                    self.result.parameters(), self.model.parameters(), strict=True
+                ):
                     mean.lerp_(value, 1 - decay)
 
     def _batch(self) -> Tensor:
@@ -154,7 +176,9 @@ class Run:
         return sigma
 
     def _networks(self) -> list[tuple[str, nn.Module]]:
-        return [("model/", self.model)] + ([("result/", self.result)] if self.config.average else [])
+        return [("model/", self.model)] + (
+            [("result/", self.result)] if self.config.average else []
+        )
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that decide the rest of the run, by name."""
@@ -163,22 +187,32 @@ class Run:
             tensors |= {part + name: value for name, value in network.state_dict().items()}
         for number, (optimiser, _) in enumerate(self.optimisers):
             for index, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser/{number}/{index}/{name}": value for name, value in slots.items()}
+                tensors |= {
+                    f"optimiser/{number}/{index}/{name}": value for name, value in slots.items()
+                }
         generators = {"order": self.order.get_state(), "noise": self.noise.get_state()}
         return tensors | generators | {"epoch_order": self.epoch_order}
 
     def restore(self, tensors: dict[str, Tensor], step: int, lines: list[dict]) -> None:
         """The inverse of `state`."""
         for part, network in self._networks():
-            network.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})
+            network.load_state_dict(
+                {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+            )
         for number, (optimiser, _) in enumerate(self.optimisers):
             slots: dict[int, dict] = {}
             owners = [p for group in optimiser.param_groups for p in group["params"]]
             for name, value in tensors.items():
                 if name.startswith(f"optimiser/{number}/"):
                     index, slot = name.split("/")[2:]
-                    owner = owners[int(index)]  # the fused step wants its sums in the memory order of the weights
-                    value = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value
+                    owner = owners[
+                        int(index)
+                    ]  # the fused step wants its sums in the memory order of the weights
+                    value = (
+                        torch.empty_like(owner).copy_(value)
+                        if value.shape == owner.shape
+                        else value
+                    )
                     slots.setdefault(int(index), {})[slot] = value
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": slots, "param_groups": groups})
@@ -197,10 +231,14 @@ def optimisers(model: nn.Module, config: TrainConfig) -> tuple[list, list]:
     flat = [(weight, nn.Parameter(by_rows(weight.data).view(len(weight), -1))) for weight in hidden]
     taken = {id(weight) for weight in hidden}
     rest = [p for p in model.parameters() if id(p) not in taken]
-    adam = torch.optim.AdamW(rest, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    adam = torch.optim.AdamW(
+        rest, config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     pairs = [(adam, config.learning_rate)]
     if flat:
-        muon = torch.optim.Muon([matrix for _, matrix in flat], config.muon, weight_decay=config.weight_decay)
+        muon = torch.optim.Muon(
+            [matrix for _, matrix in flat], config.muon, weight_decay=config.weight_decay
+        )
         pairs.append((muon, config.muon))
     return pairs, flat
 

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import data, files, metrics
+from lib.common import data, files, quality
+from lib.common.params import Params, Section, UserError, load, root
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 from lib.mixture.ranks import ALONE, Ranks, joined
 from lib.mixture.run import Diverged, Run, TrainConfig, load_checkpoint, save_checkpoint
-from lib.params import Params, Section, UserError, load, root
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
@@ -54,12 +54,18 @@ def fit(
     if resume and checkpoint and checkpoint.exists():
         load_checkpoint(run, checkpoint)
     try:
-        for _ in tqdm(range(run.step, config.steps), desc=config.arm, disable=None if first else True):
+        for _ in tqdm(
+            range(run.step, config.steps), desc=config.arm, disable=None if first else True
+        ):
             _advance_and_log(run, torch.from_numpy(noisy), clean, log)
             if checkpoint and first and run.step % config.save_every == 0:
                 save_checkpoint(run, checkpoint)
     except Diverged as fault:
-        kept = f"; the last good state is {checkpoint.name}" if checkpoint and checkpoint.exists() else ""
+        kept = (
+            f"; the last good state is {checkpoint.name}"
+            if checkpoint and checkpoint.exists()
+            else ""
+        )
         raise Diverged(f"{config.arm}: {fault}{kept}") from None
     if checkpoint and first:
         checkpoint.unlink(missing_ok=True)
@@ -75,11 +81,13 @@ def _advance_and_log(run: Run, noisy: Tensor, clean: np.ndarray, log: Path | Non
     if validate:
         routing = Routing(denoiser.ARMS[config.arm].routing)
         image = denoiser.denoise(run.result, noisy, config.sigma, routing=routing)
-        line["val_psnr"] = float(metrics.psnr(clean, image.numpy()).mean())
+        line["val_psnr"] = float(quality.psnr(clean, image.numpy()).mean())
     if validate or run.step % config.log_every == 0:
         run.lines.append(line)
         if log:
-            files.write_text(log, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in run.lines))
+            files.write_text(
+                log, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in run.lines)
+            )
 
 
 def _record(run: Run, noisy: Tensor, threads: int) -> dict:
@@ -96,7 +104,9 @@ def _prepare(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every new tensor would be filled once more
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # every new tensor would be filled once more
+    )
 
 
 def _keep_memory() -> None:
@@ -153,11 +163,17 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
         model, record = fit(config, *training_data(params, section), device=params.device, threads=threads,
                             log=out / "log.jsonl", checkpoint=checkpoint, resume=True, ranks=ranks)  # fmt: skip
     if ranks.rank == 0:
-        denoiser.save_tensors(out / "weights.safetensors", model.state_dict(), {"arm": arm, "config": record["config"]})
+        denoiser.save_tensors(
+            out / "weights.safetensors",
+            model.state_dict(),
+            {"arm": arm, "config": record["config"]},
+        )
         files.write_json(out / "record.json", record)
 
 
-def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch.nn.Module, dict, list[dict]]:
+def load_or_train(
+    params: Params, arm: str, seed: int, out: Path
+) -> tuple[torch.nn.Module, dict, list[dict]]:
     """The trained network of an arm, its record and its log: from `out` when it is there, else trained now.
 
     UserError: what lies in `out` was made with other settings than `params` asks for; both are named.
@@ -165,17 +181,23 @@ def load_or_train(params: Params, arm: str, seed: int, out: Path) -> tuple[torch
     if not (out / "record.json").is_file():
         train(params, arm, seed, out)
     record = json.loads((out / "record.json").read_text())
-    denoiser.check_same(out / "record.json", record["config"], denoiser.describe(configure(params, arm, seed)))
+    denoiser.check_same(
+        out / "record.json", record["config"], denoiser.describe(configure(params, arm, seed))
+    )
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return denoiser.load_weights(out / "weights.safetensors", arm), record, log
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m lib.mixture.training", description="Train one denoiser.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.mixture.training", description="Train one denoiser."
+    )
     parser.add_argument("--arm", required=True, choices=list(denoiser.ARMS))
     parser.add_argument("--profile", choices=["sample", "full"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for weights.safetensors and record.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for weights.safetensors and record.json"
+    )
     options = parser.parse_args(arguments)
     try:
         train(load(options.profile), options.arm, options.seed, options.out)

@@ -55,7 +55,14 @@ def choose_blocks(q: Tensor, k: Tensor, own: Tensor, reach: int) -> Tensor:
 
 
 def block_attention(
-    q: Tensor, k: Tensor, v: Tensor, own: Tensor, reach: int, heads: int, bias: Tensor | None = None, across: int = 1
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    own: Tensor,
+    reach: int,
+    heads: int,
+    bias: Tensor | None = None,
+    across: int = 1,
 ) -> Tensor:
     """Attention of query blocks (B, Q, T, C) over the blocks of k, v (B, M, T, C) chosen for each -> (B, Q, T, C).
 
@@ -67,7 +74,11 @@ def block_attention(
     parts = []
     for part, at in zip(q.split(CHUNK, 1), own.split(CHUNK, 1), strict=True):
         chosen = choose_blocks(part, k, at, reach)
-        parts.append(_attend_chosen(part, k, v, chosen, heads, bias, direction(at[..., None], chosen, across)))
+        parts.append(
+            _attend_chosen(
+                part, k, v, chosen, heads, bias, direction(at[..., None], chosen, across)
+            )
+        )
     return torch.cat(parts, dim=1)
 
 
@@ -78,7 +89,13 @@ def direction(own: Tensor, other: Tensor, across: int) -> Tensor:
 
 
 def _attend_chosen(
-    q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, heads: int, bias: Tensor | None, towards: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chosen: Tensor,
+    heads: int,
+    bias: Tensor | None,
+    towards: Tensor,
 ) -> Tensor:
     # whole blocks are contiguous rows, so the gather is a copy of rows and the heads are views of it
     keys, values = (take(x, chosen.flatten(1)).view(-1, chosen.shape[2] * x.shape[2], heads, x.shape[3] // heads)
@@ -86,7 +103,9 @@ def _attend_chosen(
     queries = q.reshape(-1, q.shape[2], heads, q.shape[3] // heads)  # (B * Q, T, H, d)
     if bias is not None:
         bias = bias.to(q.dtype).index_select(0, towards.flatten())  # (B * Q * S, H, T, T)
-        bias = bias.unflatten(0, (-1, chosen.shape[2])).permute(0, 2, 3, 1, 4).flatten(3)  # (B * Q, H, T, S * T)
+        bias = (
+            bias.unflatten(0, (-1, chosen.shape[2])).permute(0, 2, 3, 1, 4).flatten(3)
+        )  # (B * Q, H, T, S * T)
     out = attend(*(x.transpose(1, 2) for x in (queries, keys, values)), bias)
     return out.transpose(1, 2).reshape(q.shape)
 
@@ -95,13 +114,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Attention of q (A, H, N, d) over k, v (A, H, K, d) with a bias (A, H, N, K) on the scores -> (A, H, N, d)."""
     if q.dtype != torch.bfloat16 or q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # torch's own backward pass takes six times as long in bfloat16
+    scores = (
+        q * q.shape[-1] ** -0.5
+    ) @ k.mT  # torch's own backward pass takes six times as long in bfloat16
     return (scores if bias is None else scores + bias).softmax(-1) @ v
 
 
 def take(windows: Tensor, index: Tensor) -> Tensor:
     """The windows (B, M, T, C) at index (B, Q), image by image -> (B, Q, T, C)."""
-    return windows.flatten(0, 1).index_select(0, _flat(index, windows.shape[1])).unflatten(0, index.shape)
+    return (
+        windows.flatten(0, 1)
+        .index_select(0, _flat(index, windows.shape[1]))
+        .unflatten(0, index.shape)
+    )
 
 
 def _flat(index: Tensor, windows: int) -> Tensor:
@@ -143,12 +168,18 @@ class WindowRouter(nn.Module):
         if routing.how == "learned":
             far, near, _ = probabilities.unbind(-1)
             chosen = torch.zeros_like(far).scatter_(1, far.topk(first, 1).indices, 1)  # (B, M)
-            return torch.where(chosen > 0, 1 + far, near).argsort(dim=1, descending=True, stable=True)
+            return torch.where(chosen > 0, 1 + far, near).argsort(
+                dim=1, descending=True, stable=True
+            )
         if routing.how == "random":
             if routing.generator is None:
-                raise ValueError("routing 'random' needs a torch.Generator: Routing('random', generator)")
+                raise ValueError(
+                    "routing 'random' needs a torch.Generator: Routing('random', generator)"
+                )
             all_of_them = routing.ranks.world * b, m
-            keys = torch.rand(all_of_them, generator=routing.generator, device=routing.generator.device)
+            keys = torch.rand(
+                all_of_them, generator=routing.generator, device=routing.generator.device
+            )
             return routing.ranks.own(keys).argsort(1).to(probabilities.device)
         if routing.how in PLANS:  # golden-ratio steps spread the experts evenly over the image
             keys = torch.arange(m, device=probabilities.device) * 0.6180339887 % 1
@@ -162,12 +193,18 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, t: int, reach: int):
         super().__init__()
         self.heads, self.reach = heads, reach
-        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.q, self.kv, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         side = 4 * t - 1  # tokens of neighbouring windows are up to 2t - 1 apart, each way
         self.bias = nn.Parameter(torch.zeros(heads, side**2))
         place = torch.cartesian_prod(torch.arange(t), torch.arange(t))  # (T, 2): row, column
         window = t * (torch.cartesian_prod(torch.arange(3), torch.arange(3)) - 1)  # (9, 2)
-        offset = window[:, None, None] + place - place[:, None] + side // 2  # (9, T, T, 2), other minus own
+        offset = (
+            window[:, None, None] + place - place[:, None] + side // 2
+        )  # (9, T, T, 2), other minus own
         self.register_buffer("offset", offset[..., 0] * side + offset[..., 1], persistent=False)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -176,19 +213,28 @@ class WindowAttention(nn.Module):
         """queries (B, Q, T, C), windows (B, M, T, C), own (B, Q): their places in windows -> (B, Q, T, C)."""
         bias = self.bias[:, self.offset].transpose(0, 1)  # (9, H, T, T)
         k, v = self.kv(windows).chunk(2, dim=-1)
-        return self.out(block_attention(self.q(queries), k, v, own, self.reach, self.heads, bias, across))
+        return self.out(
+            block_attention(self.q(queries), k, v, own, self.reach, self.heads, bias, across)
+        )
 
 
 class RoutedBlock(nn.Module):
     """Windows -> router -> global, local or no attention, then a GELU layer on the windows that were not skipped."""
 
-    def __init__(self, width: int, heads: int, t: int = 4, reach: int = 1, shares: tuple = (0.5, 0.25)):
+    def __init__(
+        self, width: int, heads: int, t: int = 4, reach: int = 1, shares: tuple = (0.5, 0.25)
+    ):
         super().__init__()
         self.t = t
         self.norm, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.router = WindowRouter(width, *shares)
-        self.far, self.near = WindowAttention(width, heads, t, reach), WindowAttention(width, heads, t, 0)
-        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.far, self.near = (
+            WindowAttention(width, heads, t, reach),
+            WindowAttention(width, heads, t, 0),
+        )
+        self.ffn = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
         nn.init.zeros_(self.ffn[2].weight)
         nn.init.zeros_(self.ffn[2].bias)
 

@@ -1,0 +1,1 @@
+"""What every study uses: data, quality, intervals, parameters, files, claims, records, figures."""

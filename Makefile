@@ -26,7 +26,7 @@ help:
 	@echo "make test        run all tests, and re-execute and check the committed notebooks"
 	@echo "make lint        ruff over code and notebooks"
 	@echo "make readme      bring the README's generated parts up to date"
-	@echo "make site        the notebooks and verdicts as web pages, in site/_build/html"
+	@echo "make site        the notebooks and verdicts as web pages, in docs/_build/html"
 	@echo "make bench       repeat the timings of benchmarks/ that need nothing but this environment"
 	@echo "make twice       run the pipeline in two clones and compare every output byte by byte"
 	@echo "make faults      inject every fault that a test marks, and write docs/faults.md"
@@ -64,14 +64,14 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 readme: $(STAMP)
-	@PYTHONPATH=. $(BIN)/python docs/readme.py
+	@$(BIN)/python -m lib.tools.readme
 
 # Sphinx and its theme come beside the pins; what is there already is not fetched again.
 site: $(STAMP)
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$(LINKS)}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
-		-r requirements-site.txt -c requirements.lock
+		-r docs/site/requirements.txt -c requirements.lock
 	@dvc pull --quiet data.dvc
-	@$(BIN)/python site/build.py
+	@PYTHONPATH=. $(BIN)/python docs/site/build.py
 
 bench: $(STAMP)
 	@for name in attention_speed em_speed mixture_speed; do \

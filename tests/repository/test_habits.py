@@ -32,7 +32,7 @@ def test_the_citation_names_what_readers_cite_and_the_licence_that_the_project_h
 
 
 def test_contributing_names_five_commands_that_exist():
-    text = read("CONTRIBUTING.md")
+    text = read("docs/contributing.md")
     targets = re.search(r"^\.PHONY: (.+)$", read("Makefile"), flags=re.MULTILINE)[1].split()
     for command in FIVE:
         assert f"`{command}`" in text and command.split()[1] in targets

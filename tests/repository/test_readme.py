@@ -1,12 +1,12 @@
-"""docs/readme.py: what stands between the README's markers, and that it is what the results say."""
+"""lib/tools/readme.py: what stands between the README's markers, and that it is what the results say."""
 
-import importlib.util
 import re
 
 import pytest
 
 from lib.common import claims, files, params
 from lib.common.params import UserError
+from lib.tools import readme
 
 ROOT = params.root()
 README = ROOT / "README.md"
@@ -14,9 +14,6 @@ LEDGER = """
 claims:
   - {id: some-claim, system: mixture, announced: gains 2 dB, test: mean gain, metric: gain_db, rule: {at_least: 2}}
 """
-SPEC = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
-readme = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(readme)
 
 
 def test_fill_replaces_what_stands_between_markers_and_nothing_else():

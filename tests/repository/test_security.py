@@ -14,7 +14,7 @@ from imports import MODULES, NOTEBOOKS, ROOT, packages, tree
 
 from lib.common import data
 
-SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "docs").glob("*.py")])
+SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "docs" / "site").glob("*.py")])
 SOURCES = [*MODULES, *SCRIPTS, *NOTEBOOKS]
 COPIES = sorted((ROOT / "results").rglob("*.ipynb"))
 UNSAFE_FILES = {

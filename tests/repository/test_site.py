@@ -58,7 +58,7 @@ def site(tmp_path_factory):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: `make site` installs what the site needs")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, str(ROOT / "site" / "build.py"), str(folder)]
+    command = [sys.executable, str(ROOT / "docs" / "site" / "build.py"), str(folder)]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "html"

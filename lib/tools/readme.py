@@ -148,4 +148,4 @@ if __name__ == "__main__":
     try:
         print("README.md: " + ("brought up to date" if update() else "is up to date"))
     except params.UserError as error:
-        sys.exit(f"docs/readme.py: {error}")
+        sys.exit(f"lib.tools.readme: {error}")

@@ -1,4 +1,4 @@
-"""Build the site: `python site/build.py [FOLDER]`. Pages and pictures go to `FOLDER/source`, the site to `FOLDER/html`.
+"""Build the site: `python docs/site/build.py [FOLDER]`. Pages and pictures go to `FOLDER/source`, the site to `FOLDER/html`.
 
 The notebooks are the executed copies (of the full profile where there is one, else of the sample), the verdicts come
 from the ledger and the metrics, the interactive view from the shipped weights. Nothing is executed or downloaded.
@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 SITE = Path(__file__).resolve().parent
-ROOT = SITE.parent
+ROOT = SITE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lib.common import claims, data, quality  # noqa: E402
 from lib.mixture import denoiser  # noqa: E402
 from lib.tools import photo  # noqa: E402
 
-BUILD = Path(sys.argv[1] if len(sys.argv) > 1 else SITE / "_build").resolve()
+BUILD = Path(sys.argv[1] if len(sys.argv) > 1 else SITE.parent / "_build").resolve()
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5)  # standard deviation of the noise, pixel values in [0, 1]
 SIDE = 128  # of a photograph in pixels

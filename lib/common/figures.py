@@ -1,4 +1,8 @@
-"""One style for all figures, a byte-stable way to save them, and the figures that recur."""
+"""One style for all figures, a byte-stable way to save them, and the figures that recur.
+
+Sizes are in inches, and an inch is 90 dots of a page; every picture holds two dots for each of them, so that
+lines and letters stay sharp on a modern screen. A notebook's page is about 9 inches wide.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,56 +15,66 @@ from matplotlib.figure import Figure
 from lib.common import files
 
 # Okabe and Ito's colours: told apart by readers with any colour vision.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-)
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+RED = "#D55E00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
+YELLOW = "#F0E442"
 GREY = "#666666"
+
+PAGE_DPI = 90  # dots of a page in an inch
+FILE_DPI = 2 * PAGE_DPI
+# Equal figures are to have equal bytes, so the picture does not name the version that drew it.
+NO_VERSION = {"Software": None}
 
 
 def style() -> None:
-    """Set matplotlib's defaults for every figure of the project."""
+    """Set matplotlib's defaults for every figure of the project, in files and in notebooks."""
     plt.rcParams.update(
         {
-            "figure.dpi": 85,  # in a notebook, whose executed copy is to stay small
-            "savefig.dpi": 100,
+            "figure.dpi": PAGE_DPI,
+            "savefig.dpi": FILE_DPI,
             "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "axes.titlesize": 11,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titlelocation": "left",
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
-            "grid.alpha": 0.25,
             "axes.axisbelow": True,
             "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
+            "grid.alpha": 0.25,
             "legend.frameon": False,
+            "legend.fontsize": 10,
             "svg.hashsalt": "attention-on-trial",
         }
     )
+    _sharpen_notebook()
 
 
 def save(figure: Figure, folder: Path | str, name: str) -> Path:
-    """Write `<folder>/<name>.png` without a date or a version in it, so that equal figures have equal bytes."""
+    """Write `<folder>/<name>.png`: equal figures have equal bytes, and a broken write leaves no file."""
     path = Path(folder) / f"{name}.png"
     with files.atomic(path) as partial:
-        figure.savefig(partial, metadata={"Software": None})
+        figure.savefig(partial, metadata=NO_VERSION, pil_kwargs={"optimize": True})
     return path
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
-    """One image (3, H, W) or (H, W), range [0, 1], without ticks; values outside the range are clipped."""
+    """Draw one image without ticks.
+
+    Args:
+        image: (3, H, W) in colour or (H, W) in grey, range [0, 1]; values outside are clipped.
+        title: stands over it.
+    """
     picture = np.moveaxis(image, 0, -1) if image.ndim == 3 else image  # (H, W, 3) or (H, W)
     axes.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10, loc="center")
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=9)
 
 
 def image_grid(
@@ -69,25 +83,46 @@ def image_grid(
     labels: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,
     size: float = 1.15,
+    title: str = "",
 ) -> Figure:
-    """A table of images: a row per case, a column per treatment.
+    """A table of images: a row for each case, a column for each treatment.
 
     Args:
-        rows: R rows of C images (3, H, W) each, range [0, 1].
+        rows: R rows of C images, (3, H, W) or (H, W) each, range [0, 1].
         columns: C titles, over the first row.
         labels: R labels, left of the rows.
-        captions: R x C short texts under the images, for example their PSNR.
-        size: of an image in inches.
+        captions: R rows of C short texts under the images, for example their PSNR.
+        size: of an image, in inches.
+        title: of the whole figure.
     """
-    count, width = len(rows), len(rows[0])
+    row_height = size * 1.12  # room for a caption
     figure, axes = plt.subplots(
-        count, width, figsize=(size * width, size * count * 1.12), squeeze=False
+        len(rows),
+        len(columns),
+        figsize=(size * len(columns), row_height * len(rows)),
+        squeeze=False,
     )
     for r, images in enumerate(rows):
         for c, image in enumerate(images):
             show_image(axes[r, c], image, columns[c] if r == 0 else "")
             if captions:
-                axes[r, c].set_xlabel(captions[r][c], fontsize=8, labelpad=2)
+                axes[r, c].set_xlabel(captions[r][c], fontsize=9, labelpad=2)
         if labels:
-            axes[r, 0].set_ylabel(labels[r], fontsize=8)
+            axes[r, 0].set_ylabel(labels[r], fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=12)
     return figure
+
+
+def _sharpen_notebook() -> None:
+    """Let a notebook show pictures of `FILE_DPI` at the size of `PAGE_DPI`; nothing outside a notebook."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:
+        return
+    from matplotlib_inline.config import InlineBackend
+
+    backend = InlineBackend.instance(parent=shell)
+    backend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": NO_VERSION}
+    backend.figure_formats = {"retina"}

@@ -36,6 +36,8 @@ DISTRIBUTIONS = {
     "skimage": "scikit-image",
     "yaml": "pyyaml",
     "PIL": "pillow",
+    "IPython": "ipython",
+    "matplotlib_inline": "matplotlib-inline",
     "tensorflow": "tensorflow-cpu",
     "websocket": "websocket-client",
 }

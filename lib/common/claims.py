@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.common import params
+from lib.common.tables import number
 
 REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING = (
     "reproduced",
@@ -99,8 +100,8 @@ def load_ledger(path: Path | None = None) -> list[Claim]:
             f"{path.name}: no claims; expected a list of them under the key `claims`"
         )
     claims = []
-    for number, raw in enumerate(entries, start=1):
-        name = raw.get("id", f"entry {number}") if isinstance(raw, dict) else f"entry {number}"
+    for position, raw in enumerate(entries, start=1):
+        name = raw.get("id", f"entry {position}") if isinstance(raw, dict) else f"entry {position}"
         try:
             claims.append(Claim.model_validate(raw))
         except ValidationError as error:
@@ -166,20 +167,6 @@ def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
         for key, value in found.items()
     }
     return {name: entry for name, entry in known.items() if name != f"claims_{PENDING}"}
-
-
-def number(entry: dict[str, Any]) -> str:
-    """A metric as readers see it: value, interval and unit, n; digits follow the size of the interval."""
-    if not entry:
-        return "–"
-    value = entry["value"]
-    width = entry.get("high", value) - entry.get("low", value)
-    if width > 0:
-        digits = min(4, max(2, 1 - math.floor(math.log10(width))))
-        text = f"{value:,.{digits}f} [{entry['low']:,.{digits}f}, {entry['high']:,.{digits}f}]"
-    else:
-        text = f"{value:,.{0 if float(value).is_integer() else 4 if abs(value) < 1 else 2}f}"
-    return " ".join(filter(None, [text, entry.get("unit")])) + f" (n = {entry['n']:,})"
 
 
 def markdown_table(verdicts: list[Verdict]) -> str:

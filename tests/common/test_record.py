@@ -1,140 +1,28 @@
-"""lib/common/record.py: intervals that cover as often as they say, entries that carry their n, records of the run."""
+"""lib/common/record.py: entries that carry their n, tables that readers understand, records of the run."""
 
 import json
-import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from scipy.stats import binom
 
-from lib.common import intervals, machine, params, record
+from lib.common import record
 from lib.common.intervals import Interval
+from lib.common.record import Record
+
+GAIN = Interval(mean=1.234567, low=1.2, high=1.27, n=1000, sd=0.5)
 
 
-def series(n=400, memory=0.9, seed=0):
-    """An autoregressive series: neighbours depend on each other when memory > 0."""
-    rng = np.random.default_rng(seed)
-    values = np.zeros(n)
-    for i in range(1, n):
-        values[i] = memory * values[i - 1] + rng.standard_normal()
-    return values
+@pytest.fixture
+def study():
+    return Record("01_data_verification", profile="sample", seed=3, threads=2)
 
 
-def width(interval: Interval) -> float:
-    return interval.high - interval.low
+def written(folder, name="metrics.json"):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-# intervals
-
-
-def test_the_interval_covers_the_true_mean_in_95_of_100_sets():
-    repeats, hits = 300, 0
-    for seed in range(repeats):
-        values = np.random.default_rng(seed).gamma(4.0, 0.5, size=80)  # skewed, mean 2
-        interval = intervals.bootstrap_mean(values, seed=seed, n_boot=400)
-        hits += interval.low <= 2.0 <= interval.high
-    low, high = binom.ppf(
-        [0.0005, 0.9995], repeats, 0.94
-    )  # a percentile interval of 80 cases covers a little less
-    assert low <= hits <= high
-
-
-def test_fields_by_hand():
-    interval = intervals.bootstrap_mean(np.array([1.0, 2.0, 3.0, 6.0]))
-    assert interval.mean == 3.0 and interval.n == 4
-    assert interval.sd == pytest.approx(np.sqrt(14 / 3))
-    assert 1.0 <= interval.low < 3.0 < interval.high <= 6.0
-    assert all(
-        type(value) is float for value in (interval.mean, interval.low, interval.high, interval.sd)
-    )
-
-
-def test_the_width_is_that_of_the_normal_theory():
-    values = np.random.default_rng(0).standard_normal(1000)
-    wanted = 2 * 1.96 * values.std(ddof=1) / np.sqrt(1000)
-    assert width(intervals.bootstrap_mean(values)) == pytest.approx(wanted, rel=0.06)
-
-
-def test_equal_values_have_an_interval_of_no_width():
-    assert intervals.bootstrap_mean(np.full(5, 2.5)) == Interval(2.5, 2.5, 2.5, 5, 0.0)
-
-
-def test_a_seed_decides_everything():
-    values = series(50)
-    assert intervals.bootstrap_mean(values, seed=1) == intervals.bootstrap_mean(values, seed=1)
-    assert intervals.bootstrap_mean(values, seed=1) != intervals.bootstrap_mean(values, seed=2)
-
-
-def test_pairing_narrows_the_interval_of_a_difference():
-    rng = np.random.default_rng(0)
-    hard = rng.normal(20, 5, 200)  # what both systems share
-    a, b = hard + rng.normal(0.5, 0.2, 200), hard + rng.normal(0, 0.2, 200)
-    paired = intervals.paired_difference(a, b)
-    assert paired.low > 0.4 and paired.high < 0.6
-    assert paired.mean == pytest.approx(a.mean() - b.mean())
-    assert width(paired) < 0.1 * width(intervals.bootstrap_mean(a))
-    flipped = intervals.paired_difference(b, a)
-    np.testing.assert_allclose([flipped.low, flipped.high], [-paired.high, -paired.low], atol=0.01)
-
-
-def test_blocks_widen_the_interval_of_a_series_with_memory_only():
-    ones = np.ones(400)
-
-    def ratio(values):
-        return width(intervals.block_bootstrap(values, ones, 20)) / width(
-            intervals.block_bootstrap(values, ones, 1)
-        )
-
-    assert ratio(series(memory=0.9)) > 2
-    assert 0.7 < np.mean([ratio(series(memory=0.0, seed=seed)) for seed in range(5)]) < 1.2
-
-
-def test_weights_make_a_weighted_mean():
-    bits, characters = np.array([4.0, 1.0, 9.0]), np.array([2.0, 1.0, 3.0])
-    assert intervals.block_bootstrap(bits, characters, 1).mean == pytest.approx(14 / 6)
-    assert intervals.block_bootstrap(3 * characters, characters, 2).low == pytest.approx(3.0)
-
-
-def test_unit_weights_and_block_one_are_the_plain_bootstrap():
-    values = series(30)
-    assert intervals.block_bootstrap(values, np.ones(30), 1, seed=4) == intervals.bootstrap_mean(
-        values, seed=4
-    )
-
-
-def test_a_shorter_last_block_counts():
-    values = np.array([0.0, 0.0, 0.0, 0.0, 10.0])  # blocks of 2: the last one holds the 10 alone
-    interval = intervals.block_bootstrap(values, np.ones(5), 2)
-    assert interval.mean == 2.0 and interval.high > 2.0
-
-
-@pytest.mark.parametrize(
-    "values, weights, block, text",
-    [
-        ([1.0], [1.0], 1, "at least two values"),
-        ([], [], 1, "at least two values"),
-        ([1.0, 2.0], [1.0], 1, "at least two values"),
-        ([[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]], 1, "at least two values"),
-        ([1.0, np.nan, np.inf], [1.0, 1.0, 1.0], 1, "values must be finite; 2 of 3 are not"),
-        ([1.0, 2.0], [1.0, 0.0], 1, "weights must be positive"),
-        ([1.0, 2.0], [1.0, np.nan], 1, "weights must be positive"),
-        ([1.0, 2.0], [1.0, 1.0], 0, "block"),
-        ([1.0, 2.0], [1.0, 1.0], 2, "block"),
-    ],
-)
-def test_what_cannot_be_resampled_is_refused(values, weights, block, text):
-    with pytest.raises(ValueError, match=text):
-        intervals.block_bootstrap(np.array(values), np.array(weights), block)
-
-
-def test_pairs_of_different_length_are_refused():
-    with pytest.raises(ValueError, match=r"equal shapes, found \(3,\) and \(1,\)"):
-        intervals.paired_difference(np.ones(3), np.ones(1))
-
-
-# entries and their file
+# adding
 
 
 def test_an_entry_holds_what_is_known_and_plain_types_only():
@@ -164,16 +52,111 @@ def test_an_entry_holds_what_is_known_and_plain_types_only():
     )
 
 
-def write(path, metrics, study="01_data_verification"):
-    record.write_metrics(path, study, metrics, profile="sample", seed=3, device="cpu", threads=2)
+def test_added_numbers_are_found_by_name(study):
+    study.add("gain_db", GAIN, what="gain", unit="dB")
+    assert study["gain_db"]["high"] == 1.27
+    assert study.metrics["gain_db"] == record.metric(GAIN, what="gain", unit="dB")
 
 
-def test_a_record_tells_profile_seed_device_threads_versions_and_code(tmp_path):
-    write(tmp_path / "m.json", {"gain": record.metric(1.5, n=2)})
-    written = json.loads((tmp_path / "m.json").read_text())
-    assert written["study"] == "01_data_verification"
-    assert written["metrics"]["gain"]["value"] == 1.5
-    run = written["run"]
+def test_what_only_the_table_shows_is_not_saved(study):
+    study.add("gain_db", GAIN, what="gain", announced=(1, 2), label="our gain", show=False)
+    assert study["gain_db"] == record.metric(GAIN, what="gain")
+
+
+def test_a_name_added_twice_is_refused_and_the_first_stays(study):
+    study.add("gain_db", 1.0, n=1)
+    with pytest.raises(ValueError, match="'gain_db' of 01_data_verification is there already"):
+        study.add("gain_db", 2.0, n=1)
+    assert study["gain_db"]["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"value": 1.0}, "'gain_db' of 01_data_verification has no n"),
+        ({"value": float("nan"), "n": 1}, "value is nan, not a finite number"),
+        ({"value": np.float32("inf"), "n": 1}, "value is inf"),
+        ({"value": 1.0, "n": 1, "low": -np.inf}, "low is -inf"),
+        ({"value": GAIN._replace(sd=np.nan)}, "sd is nan"),
+    ],
+)
+def test_a_number_without_n_or_not_finite_is_refused(study, options, text):
+    value = options.pop("value")
+    with pytest.raises(ValueError, match=text):
+        study.add("gain_db", value, **options)
+    assert not study.metrics
+
+
+def test_an_interval_with_its_ends_makes_three_numbers_and_one_row(study):
+    study.add_with_ends("gain_db", GAIN, what="gain", unit="dB", headline=True)
+    assert list(study.metrics) == ["gain_db", "gain_db_low", "gain_db_high"]
+    assert study["gain_db_low"] == record.metric(1.2, what="gain", unit="dB", n=1000, headline=True)
+    assert study["gain_db_high"]["value"] == 1.27
+    assert len(study.table().rows) == 1
+
+
+# tables
+
+
+def test_a_table_shows_quantity_announced_measured_with_interval_and_n(study):
+    study.add("psnr_db", GAIN, what="PSNR", unit="dB", announced=25)
+    study.add("images", 10_000, n=1, what="test images")
+    table = study.table()
+    assert table.columns == ["quantity", "announced", "measured", "n"]
+    assert table.rows == [
+        ["PSNR", "25 dB", "1.235 [1.200, 1.270] dB", "1,000"],
+        ["test images", "", "10,000", "1"],
+    ]
+
+
+def test_without_announced_values_the_column_is_left_out(study):
+    study.add("psnr_db", GAIN, what="PSNR", unit="dB")
+    assert study.table().columns == ["quantity", "measured", "n"]
+
+
+@pytest.mark.parametrize(
+    "announced, unit, text",
+    [
+        ("about a third", "dB", "about a third"),
+        (25.12, "dB", "25.12 dB"),
+        ((20, 22), "dB", "20 to 22 dB"),
+        (599_689, "", "599,689"),
+        (0, "%", "0 %"),
+    ],
+)
+def test_announced_values_are_shown_as_text_number_or_range(study, announced, unit, text):
+    study.add("a", 1.0, n=1, unit=unit, announced=announced)
+    assert study.table().rows[0][1] == text
+
+
+def test_each_table_starts_where_the_last_one_ended(study):
+    study.add("a", 1.0, n=1, what="first")
+    assert [row[0] for row in study.table().rows] == ["first"]
+    study.add("b", 2.0, n=1, what="second")
+    study.add("c", 3.0, n=1, label="third", what="recorded text")
+    study.add("d", 4.0, n=1, what="hidden", show=False)
+    assert [row[0] for row in study.table().rows] == ["second", "third"]
+    with pytest.raises(ValueError, match="nothing was added to 01_data_verification since"):
+        study.table()
+
+
+def test_checked_claims_become_a_table_and_a_failed_one_is_named():
+    table = record.check({"one is one": True, "two is two": np.bool_(True)})
+    assert table.rows == [["one is one", "yes"], ["two is two", "yes"]]
+    with pytest.raises(AssertionError, match=r"does not hold: pigs fly$"):
+        record.check({"one is one": True, "pigs fly": False})
+
+
+# writing
+
+
+def test_a_record_tells_profile_seed_device_threads_versions_and_code(study, tmp_path):
+    study.add("gain", 1.5, n=2)
+    study.write(tmp_path)
+    saved = written(tmp_path)
+    assert saved["study"] == "01_data_verification"
+    assert saved["metrics"] == {"gain": record.metric(1.5, n=2)}
+    run = saved["run"]
     assert set(run) == {
         "profile",
         "seed",
@@ -189,69 +172,28 @@ def test_a_record_tells_profile_seed_device_threads_versions_and_code(tmp_path):
     assert run["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_another_name_in_a_new_folder(study, tmp_path):
+    study.add("gain", 1.5, n=2)
+    study.write(tmp_path / "new", "verdicts.json")
+    assert written(tmp_path / "new", "verdicts.json")["metrics"]["gain"]["value"] == 1.5
+
+
 @pytest.mark.parametrize(
     "entry, text",
     [
         ({"value": 1.0}, "'gain' of 01_data_verification has no n"),
         (record.metric(1.0), "has no n"),
-        (record.metric(float("nan"), n=1), "JSON compliant"),
-        (record.metric(np.float32("inf"), n=1), "JSON compliant"),
+        (record.metric(float("nan"), n=1), "value is nan"),
+        (record.metric(np.float32("inf"), n=1), "value is inf"),
+        ({**record.metric(1.0, n=1), "band": float("nan")}, "JSON compliant"),
     ],
 )
-def test_an_entry_without_n_or_number_is_refused_and_the_old_file_stays(tmp_path, entry, text):
-    write(tmp_path / "m.json", {"gain": record.metric(1.0, n=1)})
-    before = (tmp_path / "m.json").read_bytes()
+def test_a_bad_entry_is_not_written_and_the_old_file_stays(study, tmp_path, entry, text):
+    study.add("gain", 1.0, n=1)
+    study.write(tmp_path)
+    before = (tmp_path / "metrics.json").read_bytes()
+    study.metrics["gain"] = entry
     with pytest.raises(ValueError, match=text):
-        write(tmp_path / "m.json", {"gain": entry})
-    assert (tmp_path / "m.json").read_bytes() == before
+        study.write(tmp_path)
+    assert (tmp_path / "metrics.json").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_versions_are_of_loaded_packages_only():
-    code = "from lib.common import intervals, machine, record; import json; print(json.dumps(machine.environment()))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=params.root(), capture_output=True, text=True, check=True
-    )
-    found = json.loads(run.stdout)
-    assert set(found) == {"processor", "python", "versions"}
-    assert "numpy" in found["versions"] and not {"torch", "tensorflow"} & found["versions"].keys()
-
-
-def test_the_processor_is_named_the_same_way_each_time():
-    assert machine.processor() == machine.processor() != ""
-
-
-# the code's hash
-
-HASHES = """
-from pathlib import Path
-from lib.common import intervals, machine, record
-
-def then(name):
-    if name:
-        Path(name).write_bytes(Path(name).read_bytes() + b"\\n")
-    print(machine.code_hash("01_data_verification"))
-
-then("")
-then("lib/common/quality.py")  # not loaded
-then("notebooks/other.ipynb")  # another study's
-from lib.common import quality
-then("")
-then("lib/common/files.py")  # evidence loads it
-then("notebooks/01_data_verification.ipynb")
-"""
-
-
-def test_the_hash_follows_loaded_modules_and_the_studys_own_notebook(tmp_path):
-    for name in ("lib", "notebooks"):
-        shutil.copytree(
-            params.root() / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(params.root() / "params.yaml", tmp_path)
-    (tmp_path / "notebooks" / "other.ipynb").write_text("{}")
-    run = subprocess.run(
-        [sys.executable, "-c", HASHES], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    first, unloaded, other, loaded, changed, notebook = run.stdout.split()
-    assert first == unloaded == other and len(first) == 16
-    assert len({first, loaded, changed, notebook}) == 4

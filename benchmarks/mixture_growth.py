@@ -45,7 +45,7 @@ def weights(arm: str, times: int) -> Path:
 
 
 def train(arm: str, times: int) -> None:
-    """The full profile's training with so many times the epochs; CPU seconds are known if it ran in one sitting."""
+    """The full profile's training with so many times the epochs; CPU seconds are known if it was not interrupted."""
     chosen = params.load("full")
     recipe = chosen.mixture.model_copy(update={"epochs": times * chosen.mixture.epochs})
     config = training.configure(chosen.model_copy(update={"mixture": recipe}), arm, SEED)

@@ -1,4 +1,4 @@
-"""The small library behind the notebooks: a common ground and three wings (diffusion, mixture, language)."""
+"""The small library behind the notebooks: common, the three systems (diffusion, mixture, language), studies and tools."""
 
 import os
 

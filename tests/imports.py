@@ -1,4 +1,4 @@
-"""What a source imports, read from its syntax tree; shared by the tests of the house, the notebooks and DVC."""
+"""What a source imports, read from its syntax tree; shared by the tests of the repository."""
 
 import ast
 import functools
@@ -10,11 +10,12 @@ from lib.common import params
 
 ROOT = params.root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = sorted(path for path in (ROOT / "lib").rglob("*.py"))
-WINGS = ("diffusion", "mixture", "language")
+MODULES = sorted((ROOT / "lib").rglob("*.py"))
+SYSTEMS = ("diffusion", "mixture", "language")
 
 
 def cells(path: Path, kind: str = "code") -> list[str]:
+    """The text of each cell of one kind."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == kind]
 
@@ -41,11 +42,13 @@ def packages(path: Path) -> set[str]:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of the longest part of a dotted name that is a module of lib; its packages' `__init__` do not count."""
+    """The module of lib that a dotted name begins with; the `__init__` of a package does not count."""
     parts = name.split(".")
+    if parts[0] != "lib":
+        return None
     for end in range(len(parts), 1, -1):
         path = ROOT.joinpath(*parts[:end]).with_suffix(".py")
-        if parts[0] == "lib" and path.is_file():
+        if path.is_file():
             return path
     return None
 
@@ -53,7 +56,8 @@ def file_of(name: str) -> Path | None:
 @functools.cache
 def lib_imports(path: Path) -> frozenset[Path]:
     """Modules of lib that a source imports itself."""
-    return frozenset(filter(None, map(file_of, imported(tree(path)))))
+    found = {file_of(name) for name in imported(tree(path))}
+    return frozenset(found - {None})
 
 
 def reached(*sources: Path) -> set[Path]:
@@ -68,7 +72,7 @@ def reached(*sources: Path) -> set[Path]:
     return {path for path in seen if path.suffix == ".py"}
 
 
-def wing(path: Path) -> str | None:
-    """The wing that a module stands in, None for the common ground."""
-    part = path.relative_to(ROOT / "lib").parts[0]
-    return part if part in WINGS else None
+def package(path: Path) -> str:
+    """The package of lib that a module stands in: common, diffusion, ..., tools; "" for lib itself."""
+    parts = path.relative_to(ROOT / "lib").parts
+    return parts[0] if len(parts) > 1 else ""

@@ -1,4 +1,4 @@
-"""A small artificial book for the tests of the language wing."""
+"""A small artificial book for the tests of lib/language."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The language wing: causal attention from basic TensorFlow operations, a fair LSTM and an n-gram yardstick.
+"""The language model: causal attention from basic TensorFlow operations, a fair LSTM and an n-gram yardstick.
 
 TensorFlow reads these two settings when it is first imported; they keep its start-up lines out of notebooks
 and choose kernels whose sums do not depend on oneDNN's scheduling.

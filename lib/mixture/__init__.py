@@ -1,1 +1,1 @@
-"""The mixture wing: the announced sparse-attention denoiser, its rebuilt successor and their training."""
+"""The mixture: the announced sparse-attention denoiser, its rebuilt successor and their training."""

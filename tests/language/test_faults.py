@@ -1,4 +1,4 @@
-"""Faults of the language wing: a killed training, a diverging loss, damaged weights, odd prompts and texts."""
+"""Faults of lib/language: a killed training, a diverging loss, damaged weights, odd prompts and texts."""
 
 import numpy as np
 import pytest

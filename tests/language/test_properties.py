@@ -1,4 +1,4 @@
-"""Properties of the language wing for any input: tokenisers lose nothing, the cache equals the full pass."""
+"""Properties of lib/language for any input: tokenisers lose nothing, the cache equals the full pass."""
 
 import dataclasses
 

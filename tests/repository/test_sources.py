@@ -1,4 +1,4 @@
-"""The rules of the house, read from the sources: who may import what, what is documented, which versions are pinned."""
+"""Rules that are read from the sources: who may import what, what is documented, which versions are pinned."""
 
 import ast
 import os
@@ -14,23 +14,39 @@ from imports import (
     MODULES,
     NOTEBOOKS,
     ROOT,
-    WINGS,
+    SYSTEMS,
     imported,
     lib_imports,
+    package,
     packages,
     reached,
     tree,
-    wing,
 )
 
-COMMON = [path for path in MODULES if wing(path) is None]
-TESTS = sorted((ROOT / "tests").glob("*.py"))
-SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
-HEAVY = {"torch": ("diffusion", "mixture"), "tensorflow": ("language",)}
-FAMILY = {
-    "torch": {"torch", "torchvision", "safetensors.torch"},
-    "tensorflow": {"tensorflow", "keras"},
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SITE = sorted((ROOT / "docs" / "site").glob("*.py"))
+SCRIPTS = [*sorted((ROOT / "benchmarks").glob("*.py")), *SITE]
+
+# What the modules of a package may import of lib. The command line (lib/__main__.py) may import everything.
+ALLOWED = {
+    "common": {"common"},
+    "diffusion": {"diffusion", "common"},
+    "mixture": {"mixture", "common"},
+    "language": {"language", "common"},
+    "studies": {"studies", "common", *SYSTEMS},
+    "tools": {"tools", "common"},
 }
+# Tools that use a system import it inside their functions, so that the command line starts at once.
+LATE = {"tools": set(SYSTEMS)}
+
+FRAMEWORKS = {
+    "torch": {"torch", "torchvision", "safetensors.torch"},
+    "tensorflow": {"tensorflow", "keras", "safetensors.tensorflow"},
+}
+# The packages that may import a framework; of studies, the one of that system.
+HOMES = {"torch": {"diffusion", "mixture"}, "tensorflow": {"language"}}
+VISION = ROOT / "lib" / "common" / "vision.py"  # cures an import of torchvision, inside a function
+
 # Where the name of an import is not the name of its distribution.
 DISTRIBUTIONS = {
     "skimage": "scikit-image",
@@ -51,54 +67,74 @@ def each(paths):
     return pytest.mark.parametrize("path", paths, ids=short)
 
 
-def heavy_families(path: Path) -> set[str]:
-    names = set(imported(tree(path)))
-    return {
-        family
-        for family, members in FAMILY.items()
-        if any(
-            name == member or name.startswith(f"{member}.") for name in names for member in members
-        )
-    }
+def in_packages(*names: str) -> list[Path]:
+    return [path for path in MODULES if package(path) in names]
+
+
+def imported_on_load(path: Path) -> set[str]:
+    """What a module imports when it is imported itself: everything outside of its functions."""
+    found = set()
+    for node in tree(path).body:
+        if not isinstance(node, ast.FunctionDef):
+            found |= set(imported(node))
+    return found
+
+
+def frameworks(path: Path) -> set[str]:
+    """torch, tensorflow, both or none: what a source imports itself."""
+    found = set()
+    for name in imported(tree(path)):
+        for framework, members in FRAMEWORKS.items():
+            if any(name == member or name.startswith(f"{member}.") for member in members):
+                found.add(framework)
+    return found
 
 
 # who may import what
 
 
-@each([path for path in MODULES if wing(path)])
-def test_a_wing_imports_no_other_wing(path):
-    others = {wing(other) for other in lib_imports(path)} - {None, wing(path)}
-    assert not others
+@each(in_packages(*ALLOWED))
+def test_a_package_imports_only_what_it_may(path):
+    """A system never imports another, common imports none of them, nobody imports tools."""
+    used = {package(other) for other in lib_imports(path)}
+    own = package(path)
+    assert used <= ALLOWED[own] | LATE.get(own, set())
 
 
-@each(COMMON)
-def test_the_common_ground_imports_no_wing_but_in_functions_of_the_command_line(path):
-    if path.name != "__main__.py":
-        assert not {wing(other) for other in reached(path)} - {None}
-        return
-    outside = [node for node in tree(path).body if not isinstance(node, ast.FunctionDef)]
-    names = {
-        name.split(".")[1] for node in outside for name in imported(node) if name.startswith("lib.")
-    }
-    assert names == {"params"}
+@each(in_packages("tools"))
+def test_tools_import_a_system_inside_their_functions(path):
+    used = {name.split(".")[1] for name in imported_on_load(path) if name.startswith("lib.")}
+    assert used <= ALLOWED["tools"]
+
+
+def test_the_command_line_imports_its_commands_inside_their_functions():
+    used = {name for name in imported_on_load(ROOT / "lib" / "__main__.py")}
+    used = {name.split(".")[1] for name in used if name.startswith("lib.")}
+    assert used <= {"common", "tools"}
 
 
 @each(MODULES)
-def test_torch_and_tensorflow_stay_in_their_rooms(path):
-    allowed = {family for family, wings in HEAVY.items() if wing(path) in wings}
-    if short(path) == "lib/common/vision.py":
-        allowed = {"torch"}
-    assert heavy_families(path) <= allowed
+def test_torch_and_tensorflow_stay_in_their_packages(path):
+    place = path.stem if package(path) == "studies" else package(path)
+    allowed = {framework for framework, homes in HOMES.items() if place in homes}
+    if path == VISION or (package(path) == "tools" and not heavy_on_load(path)):
+        allowed.add("torch")
+    assert frameworks(path) <= allowed
 
 
-def test_importing_lib_and_its_common_ground_loads_neither_and_no_wing():
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in COMMON]
-    names = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
-    assert "lib" in names and "lib.common.params" in names
-    heavy = ", ".join(
-        map(repr, [*HEAVY, "torchvision", "keras", *(f"lib.{name}" for name in WINGS)])
-    )
-    code = f"import sys, {', '.join(names)}; print(sorted({{{heavy}}} & sys.modules.keys()))"
+def heavy_on_load(path: Path) -> set[str]:
+    heavy = {*FRAMEWORKS, "torchvision", "keras"}
+    return {name.split(".")[0] for name in imported_on_load(path)} & heavy
+
+
+def test_loading_common_tools_and_the_command_line_loads_no_framework_and_no_system():
+    names = []
+    for path in [*in_packages("", "common", "tools")]:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        names.append(name.removesuffix(".__init__"))
+    assert {"lib", "lib.__main__", "lib.common.params", "lib.tools.photo"} <= set(names)
+    heavy = [*FRAMEWORKS, "torchvision", "keras", *(f"lib.{name}" for name in SYSTEMS)]
+    code = f"import sys, {', '.join(names)}; print(sorted(set({heavy}) & sys.modules.keys()))"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -107,7 +143,10 @@ def test_importing_lib_and_its_common_ground_loads_neither_and_no_wing():
 
 @each(NOTEBOOKS)
 def test_no_notebook_needs_both_torch_and_tensorflow(path):
-    assert len(set().union(*map(heavy_families, {path, *reached(path)}))) <= 1
+    needed = set()
+    for source in {path, *reached(path)}:
+        needed |= frameworks(source)
+    assert len(needed) <= 1
 
 
 @each(MODULES)
@@ -134,16 +173,17 @@ def test_nothing_that_runs_what_it_reads(path):
 # what a reader finds
 
 
+def public_names(module: ast.Module) -> list:
+    """The functions and classes of a module that others may use."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    return [n for n in module.body if isinstance(n, kinds) and not n.name.startswith("_")]
+
+
 @each(MODULES)
 def test_modules_and_their_public_names_are_documented(path):
     module = tree(path)
     assert ast.get_docstring(module), "the module"
-    public = [
-        node
-        for node in module.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
-    ]
-    bare = {node.name for node in public if not ast.get_docstring(node)}
+    bare = {node.name for node in public_names(module) if not ast.get_docstring(node)}
     assert not bare - {"main"}  # its parser describes it
 
 
@@ -151,29 +191,31 @@ def test_modules_and_their_public_names_are_documented(path):
 def test_a_package_file_defines_nothing(path):
     """No DVC stage depends on it: beside the docstring it may only set defaults of the process environment."""
     for node in tree(path).body[1:]:
-        assert ast.unparse(node) == "import os" or ast.unparse(node).startswith(
-            "os.environ.setdefault("
-        )
+        line = ast.unparse(node)
+        assert line == "import os" or line.startswith("os.environ.setdefault(")
 
 
 # the pins
 
 
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
 def pins(name: str) -> dict[str, str]:
     """Distribution -> version of the lines of a requirements file that hold on Linux x86_64."""
-    lines = [
-        line.split("#")[0].strip()
-        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
-    ]
     found = {}
-    for line in filter(None, lines):
-        requirement, _, marker = line.partition(";")
+    for line in read(name).splitlines():
+        requirement, _, marker = line.split("#")[0].partition(";")
+        if not requirement.strip():
+            continue
         match = re.fullmatch(r"([A-Za-z0-9._-]+)==([\w.+!]+)", requirement.strip())
         assert match, f"{name}: not an exact pin: {line}"
-        if '!= "linux"' not in marker:
-            key = re.sub(r"[-_.]+", "-", match[1]).lower()
-            assert key not in found, f"{name}: {key} twice"
-            found[key] = match[2]
+        if '!= "linux"' in marker:
+            continue
+        key = re.sub(r"[-_.]+", "-", match[1]).lower()
+        assert key not in found, f"{name}: {key} twice"
+        found[key] = match[2]
     return found
 
 
@@ -183,38 +225,39 @@ def test_every_requirement_is_an_exact_pin_and_the_lock_agrees():
     assert len(locked) > len(required)
 
 
+def test_the_site_changes_no_pinned_version():
+    locked = pins("requirements.lock")
+    for name, version in pins("docs/site/requirements.txt").items():
+        assert locked.get(name, version) == version
+
+
 def test_the_conda_environment_reads_the_one_list_and_names_nothing_else():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    environment = yaml.safe_load(read("environment.yml"))
     *conda, pip = environment["dependencies"]
     assert pip == {"pip": ["-c requirements.lock", "-r requirements.txt"]}
     assert {re.split(r"[ <>=]", name)[0] for name in conda} == {"python", "pip", "git", "make"}
 
 
 def test_the_range_of_pythons_is_the_same_everywhere():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    low, high = re.fullmatch(
-        r"python >=3\.(\d+),<3\.(\d+)", environment["dependencies"][0]
-    ).groups()
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.search(
-        r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", makefile
-    ).groups() == (
-        low,
-        str(int(high) - 1),
-    )
-    names = re.search(r"for p in python3 ([\w. ]+);", makefile)[1].split()
-    assert set(names) == {f"python3.{minor}" for minor in range(int(low), int(high))}
-    assert f'target-version = "py3{low}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    environment = yaml.safe_load(read("environment.yml"))
+    conda = re.fullmatch(r"python >=3\.(\d+),<3\.(\d+)", environment["dependencies"][0])
+    first, last = int(conda[1]), int(conda[2]) - 1
+    makefile = read("Makefile")
+    checked = re.search(r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", makefile)
+    assert (int(checked[1]), int(checked[2])) == (first, last)
+    tried = re.search(r"for p in python3 ([\w. ]+);", makefile)[1].split()
+    assert set(tried) == {f"python3.{minor}" for minor in range(first, last + 1)}
+    assert f'target-version = "py3{first}"' in read("pyproject.toml")
 
 
 @each([*MODULES, *NOTEBOOKS, *TESTS, *SCRIPTS])
 def test_every_import_is_required(path):
     own = {"lib", "tests"} | {other.stem for other in [*TESTS, *SCRIPTS]}
     foreign = packages(path) - set(sys.stdlib_module_names) - own
-    text = (ROOT / "requirements.txt").read_text(encoding="utf-8").lower()
-    assert not {DISTRIBUTIONS.get(name, name) for name in foreign} - set(
-        re.findall(r"^[a-z0-9-]+", text, re.MULTILINE)
-    )
+    required = set(pins("requirements.txt"))
+    if path in SITE:
+        required |= set(pins("docs/site/requirements.txt"))
+    assert {DISTRIBUTIONS.get(name, name) for name in foreign} <= required
 
 
 # what must not be in the repository
@@ -223,30 +266,25 @@ def test_every_import_is_required(path):
 def tracked() -> list[Path]:
     """The text files that git knows or would take in."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     binary = {".png", ".bin", ".safetensors", ".gz"}
-    paths = [ROOT / name for name in names if not name.startswith("datastore/")]
+    paths = [ROOT / name for name in run.stdout.splitlines() if not name.startswith("datastore/")]
     return [path for path in paths if path.is_file() and path.suffix not in binary]
 
 
 def private_hosts() -> set[str]:
     """Hosts of package indexes: the well-known ones, and those that this machine is told to use."""
-    run = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    )
-    urls = re.findall(r"https?://[^\s'\"]+", run.stdout + " ".join(os.environ.values()))
+    hosts = set()
+    for name in ("py" + "pi", "python" + "hosted", "npm" + "js"):
+        hosts |= {f"{name}.org", f"{name}.com"}
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    configured = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     public = ("github.com", "golang.org")
-    known = {
-        f"{name}.{end}"
-        for name in ("py" + "pi", "python" + "hosted", "npm" + "js")
-        for end in ("org", "com")
-    }
-    hosts = {urlsplit(url).hostname or "" for url in urls}
-    return known | {
-        h for h in hosts if "." in h and not h.endswith(public) and not h.startswith("127.")
-    }
+    for url in re.findall(r"https?://[^\s'\"]+", configured + " ".join(os.environ.values())):
+        host = urlsplit(url).hostname or ""
+        if "." in host and not host.endswith(public) and not host.startswith("127."):
+            hosts.add(host)
+    return hosts
 
 
 def test_no_path_or_host_of_a_machine_stands_in_a_tracked_file():
@@ -255,23 +293,21 @@ def test_no_path_or_host_of_a_machine_stands_in_a_tracked_file():
     pattern = re.compile("|".join([paths, *map(re.escape, sorted(private_hosts()))]))
     for part in ("work/main", "root/x", "home/a/b", "Users/a/b", "opt/x"):
         assert pattern.search(f'"/{part}"') and pattern.search(rf"text\n/{part}")
-    found = {
-        short(path): match[0]
-        for path in tracked()
-        if (match := pattern.search(path.read_text(encoding="utf-8")))
-    }
+    found = {}
+    for path in tracked():
+        if match := pattern.search(path.read_text(encoding="utf-8")):
+            found[short(path)] = match[0]
     assert not found
 
 
 def test_nothing_is_left_to_be_done():
-    pattern = re.compile(
-        "|".join((r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b", r"\bXX" + r"X\b", "<<<" + "<<<<"))
-    )
-    pixels = re.compile(
-        r'"image/png": "[^"]*"'
-    )  # base64 in an executed notebook spells anything by chance
-    assert not [
-        short(path)
-        for path in tracked()
-        if pattern.search(pixels.sub("", path.read_text(encoding="utf-8")))
-    ]
+    marks = (r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b", r"\bXX" + r"X\b", "<<<" + "<<<<")
+    pattern = re.compile("|".join(marks))
+    # base64 in an executed notebook spells anything by chance
+    pixels = re.compile(r'"image/[\w+]+": "[^"]*"')
+    left = []
+    for path in tracked():
+        text = pixels.sub("", path.read_text(encoding="utf-8"))
+        if pattern.search(text):
+            left.append(short(path))
+    assert not left

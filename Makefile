@@ -58,7 +58,7 @@ test: $(STAMP)
 	@dvc pull --quiet
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
 	@echo "--- the committed notebooks, executed again into a temporary folder and compared"
-	@env $(NOTEBOOK_ENV) $(BIN)/python -m pytest -v -p no:cacheprovider --nbval-lax results/sample/notebooks
+	@env $(NOTEBOOK_ENV) $(BIN)/python -m pytest -v -p no:cacheprovider --nbval-lax results/sample/*/notebook.ipynb
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

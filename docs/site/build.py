@@ -89,7 +89,7 @@ def unlinked(text: str) -> str:
 def executed(stem: str) -> tuple[Path, str]:
     """The executed copy of a notebook and its profile: full where it exists, else sample; 06 reads both anyway."""
     for profile in ("sample",) if stem == "06_verdicts" else ("full", "sample"):
-        path = ROOT / "results" / profile / "notebooks" / f"{stem}.ipynb"
+        path = ROOT / "results" / profile / stem / "notebook.ipynb"
         if path.is_file():
             return path, profile
     raise SystemExit(f"{stem}: no executed copy; `dvc repro` makes it")
@@ -124,7 +124,7 @@ def copy_notebook(source: Path) -> str:
         else f"of the `{profile}` profile"
     )
     first["source"] = ["".join(first["source"]), f"\n\n*Executed copy {said}.*\n"]
-    (SOURCE / "notebooks" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+    (SOURCE / "notebooks" / source.name).write_text(json.dumps(notebook), encoding="utf-8")
     return f"notebooks/{source.stem}"
 
 

@@ -191,11 +191,11 @@ def root() -> Path:
 
 
 def output_folder(output: str) -> Path:
-    """Where a notebook writes: its parameter `output` under the root, unless NOTEBOOK_OUTPUT names another place.
+    """Where a notebook writes: its parameter `output` under the root, or under NOTEBOOK_OUTPUT where that is set.
 
     Tests that run a notebook again set the variable, so that they never touch committed results.
     """
-    return Path(os.environ.get("NOTEBOOK_OUTPUT") or root() / output)
+    return Path(os.environ.get("NOTEBOOK_OUTPUT") or root()) / output
 
 
 def load(profile: str | None = None, path: Path | None = None) -> Params:

@@ -22,13 +22,13 @@ VOLATILE_NOTEBOOK_KEYS = ("papermill", "widgets")
 def execute(
     name: str, sections: list[str], profile: str | None = None, output: str | None = None
 ) -> Path:
-    """Execute `notebooks/<name>.ipynb` into `<output>/notebooks/<name>.ipynb`.
+    """Execute `notebooks/<name>.ipynb` into `<output>/notebook.ipynb`.
 
     Args:
         name: the notebook's name without suffix.
         sections: sections of `params.yaml` whose keys the notebook may declare as parameters.
         profile: "sample" or "full"; without it the one that `params.yaml` names.
-        output: folder relative to the project's root; `results/<profile>` without it.
+        output: folder relative to the project's root; `results/<profile>/<name>` without it.
 
     Raises:
         params.UserError: no such notebook or section, a parameter without a value, or a cell that failed.
@@ -39,10 +39,10 @@ def execute(
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in source.parent.glob("*.ipynb")))
         raise params.UserError(f"notebooks/{name}.ipynb: not found; there are {known}")
-    output = output or f"results/{chosen.profile}"
+    output = output or f"results/{chosen.profile}/{name}"
     values = notebook_parameters(source, sections, chosen, output)
     _prepare_kernel(chosen)
-    target = folder / output / "notebooks" / source.name
+    target = folder / output / "notebook.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / source.name
         try:
@@ -158,7 +158,9 @@ def main(arguments: list[str] | None = None) -> int:
         "sections", nargs="*", help="sections of params.yaml that it takes parameters from"
     )
     parser.add_argument("--profile", choices=params.PROFILES)
-    parser.add_argument("--output", help="folder for the executed copy (default results/<profile>)")
+    parser.add_argument(
+        "--output", help="folder for what the notebook makes (default results/<profile>/<notebook>)"
+    )
     chosen = parser.parse_args(arguments)
     try:
         target = execute(chosen.notebook, chosen.sections, chosen.profile, chosen.output)

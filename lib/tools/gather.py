@@ -15,7 +15,7 @@ from lib.common import claims, files, params
 
 
 def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
-    """Merge `results/<profile>/metrics/*.json` and `benchmarks/*.json`.
+    """Merge `results/<profile>/*/metrics.json` and `benchmarks/*.json`.
 
     Args:
         folder: the project's root; given by tests.
@@ -27,19 +27,17 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
     target = folder / "results" / profile
     merged: dict[str, dict] = {}
     runs: dict[str, dict] = {}
-    for path in [*records(target / "metrics"), *records(folder / "benchmarks")]:
-        study = read_study(path)
+    for path in [*sorted(target.glob("*/metrics.json")), *records(folder / "benchmarks")]:
+        study, place = read_study(path), path.relative_to(folder)
         if twice := sorted(merged.keys() & study["metrics"].keys()):
-            raise params.UserError(
-                f"{path.name}: another study already measures {', '.join(twice)}"
-            )
+            raise params.UserError(f"{place}: another study already measures {', '.join(twice)}")
         if study["study"] in runs:
             raise params.UserError(
-                f"{path.name}: study {study['study']!r} already has a record in another file"
+                f"{place}: study {study['study']!r} already has a record in another file"
             )
         origin = {
             "study": study["study"],
-            "profile": profile if path.parent.name == "metrics" else "benchmark",
+            "profile": "benchmark" if path.parent.name == "benchmarks" else profile,
         }
         merged |= {name: {**entry, **origin} for name, entry in study["metrics"].items()}
         runs[study["study"]] = study["run"]
@@ -73,7 +71,7 @@ def read_study(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError):
         pass
     raise params.UserError(
-        f"{path.name}: not a study's metrics; run the stage that writes it again"
+        f"{path.parent.name}/{path.name}: not a study's metrics; run the stage that writes it again"
     ) from None
 
 

@@ -59,7 +59,7 @@ def notebook_table(root: Path) -> str:
             re.search(form, first, re.MULTILINE)[1]
             for form in (r"^# (.+)$", r"^\*\*Question\.\*\* (.+)$")
         )
-        copies = [f"results/{profile}/notebooks/{path.name}" for profile in ("full", "sample")]
+        copies = [f"results/{profile}/{path.stem}/notebook.ipynb" for profile in ("full", "sample")]
         links = [f"[{copy.split('/')[1]}]({copy})" for copy in copies if (root / copy).is_file()]
         lines.append(f"| {title} | {question} | {', '.join(links)} |")
     return "\n".join(lines)

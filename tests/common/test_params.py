@@ -261,10 +261,10 @@ def test_root_is_the_folder_above_lib(monkeypatch, tmp_path):
         params.root()
 
 
-def test_output_folder_lies_under_the_root_unless_the_variable_names_another(monkeypatch, tmp_path):
+def test_output_folder_lies_under_the_root_or_under_what_the_variable_names(monkeypatch, tmp_path):
     monkeypatch.delenv("NOTEBOOK_OUTPUT", raising=False)
     assert params.output_folder("results/sample") == params.root() / "results" / "sample"
     monkeypatch.setenv("NOTEBOOK_OUTPUT", str(tmp_path))
-    assert params.output_folder("results/sample") == tmp_path
+    assert params.output_folder("results/sample") == tmp_path / "results" / "sample"
     monkeypatch.setenv("NOTEBOOK_OUTPUT", "")
     assert params.output_folder("results/sample") == params.root() / "results" / "sample"

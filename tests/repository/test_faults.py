@@ -54,13 +54,13 @@ RUN_GATHER = "sys.exit(gather.main(['sample']))"
 
 def project(folder, metrics=3):
     """A study's record and a ledger: what `lib.tools.gather` reads."""
-    records = folder / "results" / "sample" / "metrics"
+    records = folder / "results" / "sample" / "01_one"
     records.mkdir(parents=True)
     entries = {f"m{i}": {"value": 1.5, "n": 4} for i in range(metrics)} | {
         "gain_db": {"value": 2.5, "n": 4}
     }
     content = {"study": "01_one", "metrics": entries, "run": {"device": "cpu"}}
-    (records / "01_one.json").write_text(json.dumps(content))
+    (records / "metrics.json").write_text(json.dumps(content))
     (folder / "claims.yaml").write_text(LEDGER)
     return folder
 
@@ -86,16 +86,16 @@ def test_gathering_on_a_full_disk(tmp_path):
         folder = project(tmp_path / "disk" / "p")
         assert finish(child(GATHER + RUN_GATHER, folder, start=start)) == (0, [])
         before = {
-            name: (folder / name).read_bytes() for name in under(folder) if "/metrics/" not in name
+            name: (folder / name).read_bytes() for name in under(folder) if "01_one" not in name
         }
-        record = folder / "results" / "sample" / "metrics" / "01_one.json"
+        record = folder / "results" / "sample" / "01_one" / "metrics.json"
         elsewhere = project(tmp_path / "large", metrics=1000) / record.relative_to(folder)
         record.unlink()
         record.symlink_to(elsewhere)  # a record too large for what would be gathered from it
         code, said = finish(child(GATHER + RUN_GATHER, folder, start=start))
         one_line(code, said, "lib.tools.gather: [Errno")
         assert {
-            name: (folder / name).read_bytes() for name in under(folder) if "/metrics/" not in name
+            name: (folder / name).read_bytes() for name in under(folder) if "01_one" not in name
         } == before
 
 
@@ -110,7 +110,7 @@ def test_a_closed_folder():
             path.chmod(0o555 if path.is_dir() else 0o444)
         code, said = finish(child(GATHER + WITHOUT_PRIVILEGES + RUN_GATHER, folder))
         one_line(code, said, "lib.tools.gather: [Errno 13] Permission denied", "results/sample")
-        assert under(folder / "results") == ["sample/metrics/01_one.json"]
+        assert under(folder / "results") == ["sample/01_one/metrics.json"]
 
 
 FETCH = """
@@ -163,10 +163,10 @@ def notebooks(tmp_path_factory):
         made = new_notebook(cells=[declared, new_code_cell(cell)], metadata=about)
         nbformat.write(made, folder / "notebooks" / f"{name}.ipynb")
     (folder / "notebooks" / "broken.ipynb").write_text('{"cells": [')
-    old = folder / "results" / "sample" / "notebooks"
-    old.mkdir(parents=True)
     for name in ("slow", "dies", "broken"):
-        (old / f"{name}.ipynb").write_text("the last good copy")
+        old = folder / "results" / "sample" / name / "notebook.ipynb"
+        old.parent.mkdir(parents=True)
+        old.write_text("the last good copy")
     return folder
 
 
@@ -175,11 +175,10 @@ def execute(folder, name, **environment):
 
 
 def good_copy_stays(folder, name):
-    assert (
-        folder / "results" / "sample" / "notebooks" / f"{name}.ipynb"
-    ).read_text() == "the last good copy"
+    copy = folder / "results" / "sample" / name / "notebook.ipynb"
+    assert copy.read_text() == "the last good copy"
     assert under(folder / "results") == [
-        f"sample/notebooks/{other}.ipynb" for other in ("broken", "dies", "slow")
+        f"sample/{other}/notebook.ipynb" for other in ("broken", "dies", "slow")
     ]
 
 
@@ -195,7 +194,7 @@ def test_killed_papermill(notebooks):
     good_copy_stays(notebooks, "slow")
     kernel = int((notebooks / "kernel").read_text())
     wait_until(lambda: not os.path.exists(f"/proc/{kernel}"))
-    copy = notebooks / "results" / "sample" / "notebooks" / "slow.ipynb"
+    copy = notebooks / "results" / "sample" / "slow" / "notebook.ipynb"
     try:
         code, said = execute(notebooks, "slow")
         assert code == 0, said

@@ -52,7 +52,7 @@ def test_pre_commit_runs_the_pinned_ruff_and_strips_the_sources():
     )
     assert re.match(hooks["nbstripout"]["files"], "notebooks/01_data_verification.ipynb")
     assert not re.match(
-        hooks["nbstripout"]["files"], "results/sample/notebooks/01_data_verification.ipynb"
+        hooks["nbstripout"]["files"], "results/sample/01_data_verification/notebook.ipynb"
     )
 
 

@@ -17,13 +17,18 @@ from imports import NOTEBOOKS, ROOT, cells
 from lib.common import params
 from lib.tools import execute
 
-EXECUTED = ROOT / "results" / "sample" / "notebooks"
+SAMPLE = ROOT / "results" / "sample"
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def load(path):
     return nbformat.read(path, as_version=4)
+
+
+def executed(path):
+    """Where the executed copy of a source lies."""
+    return SAMPLE / path.stem / "notebook.ipynb"
 
 
 def tagged(notebook, tag):
@@ -115,7 +120,7 @@ def test_parameters_are_literals_equal_to_the_sample_profile_of_params_yaml(path
         )
         declared[node.targets[0].id] = ast.literal_eval(node.value)
     wanted = execute.notebook_parameters(
-        path, sections(path), params.load("sample"), "results/sample"
+        path, sections(path), params.load("sample"), f"results/sample/{path.stem}"
     )
     assert declared == wanted
     assert [type(value) for value in declared.values()] == [type(wanted[name]) for name in declared]
@@ -134,7 +139,7 @@ def test_claims_are_asserted_and_outputs_compared(path):
 def test_a_source_writes_only_where_it_is_told(path):
     code = "\n".join(cells(path))
     assert "params.output_folder(output)" in code
-    assert '"results' not in code.replace('output = "results/sample"', "")
+    assert '"results' not in code.replace(f'output = "results/sample/{path.stem}"', "")
     assert "tqdm.notebook" not in code
 
 
@@ -142,14 +147,12 @@ def test_a_source_writes_only_where_it_is_told(path):
 
 
 def test_every_notebook_has_an_executed_copy_and_no_copy_is_left_over():
-    assert [path.name for path in NOTEBOOKS] == sorted(
-        path.name for path in EXECUTED.glob("*.ipynb")
-    )
+    assert [executed(path) for path in NOTEBOOKS] == sorted(SAMPLE.rglob("*.ipynb"))
 
 
 @each
 def test_the_copy_ran_clean_from_the_first_cell_to_the_last(path):
-    notebook = load(EXECUTED / path.name)
+    notebook = load(executed(path))
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for output in (output for cell in code for output in cell.outputs):
@@ -160,7 +163,7 @@ def test_the_copy_ran_clean_from_the_first_cell_to_the_last(path):
 
 @each
 def test_the_copy_is_stable(path):
-    copy = EXECUTED / path.name
+    copy = executed(path)
     notebook = load(copy)
     assert [cell.id for cell in notebook.cells] == [
         f"cell-{i:02d}" for i in range(len(notebook.cells))
@@ -174,7 +177,7 @@ def test_the_copy_is_stable(path):
 
 @each
 def test_the_copy_is_its_source_with_the_values_of_params_yaml(path):
-    source, copy = load(path), load(EXECUTED / path.name)
+    source, copy = load(path), load(executed(path))
     (injected,) = tagged(copy, "injected-parameters")
     place = copy.cells.index(injected)
     assert "parameters" in copy.cells[place - 1].metadata.tags
@@ -189,17 +192,17 @@ def test_the_copy_is_its_source_with_the_values_of_params_yaml(path):
         node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(injected.source).body
     }
     assert given == execute.notebook_parameters(
-        path, sections(path), params.load("sample"), "results/sample"
+        path, sections(path), params.load("sample"), f"results/sample/{path.stem}"
     )
 
 
 @each
 def test_the_copys_metrics_are_the_studys_and_its_code_is_named(path):
-    found = ROOT / "results" / "sample" / "metrics" / f"{path.stem}.json"
+    found = SAMPLE / path.stem / "metrics.json"
     if (
         path.stem == "06_verdicts"
     ):  # it comes after `gather`, so its record lies outside the folder that gather reads
-        found = ROOT / "results" / "sample" / "verdicts.json"
+        found = SAMPLE / "verdicts.json"
     record = json.loads(found.read_text(encoding="utf-8"))
     assert record["study"] == path.stem and record["run"]["profile"] == "sample"
     assert re.fullmatch("[0-9a-f]{16}", record["run"]["code"])

@@ -82,9 +82,9 @@ def files_under(folder):
 
 def test_two_runs_write_equal_bytes_into_the_profiles_folder(project, executed):
     path, first, second = executed
-    assert path == project / "results" / "sample" / "notebooks" / "good.ipynb"
+    assert path == project / "results" / "sample" / "good" / "notebook.ipynb"
     assert first == second
-    assert files_under(project / "results") == ["sample/notebooks/good.ipynb"]
+    assert files_under(project / "results") == ["sample/good/notebook.ipynb"]
 
 
 def test_what_changes_from_run_to_run_is_left_out(executed):
@@ -105,7 +105,11 @@ def test_the_notebook_gets_the_values_of_params_yaml(project, executed):
     cells = json.loads(executed[1])["cells"]
     injected = "".join(cells[2]["source"])
     assert cells[2]["metadata"]["tags"] == ["injected-parameters"]
-    for line in (f"sigma = {chosen.data.sigma}", 'profile = "sample"', 'output = "results/sample"'):
+    for line in (
+        f"sigma = {chosen.data.sigma}",
+        'profile = "sample"',
+        'output = "results/sample/good"',
+    ):
         assert line in injected
     assert "noise_seed" not in injected  # not declared, so not given
     said = json.loads("".join(cells[3]["outputs"][0]["text"]))
@@ -121,7 +125,9 @@ def test_the_kernel_has_fixed_threads_and_hashing(executed):
     assert {said[name] for name in THREADS[:2]} == {threads}
     assert said["PYTHONHASHSEED"] == "0"
     assert [output["output_type"] for output in outputs] == ["stream", "stream"]
-    assert outputs[1]["text"] == [f"sample sigma 0.2 output results/sample threads {threads}\n"]
+    assert outputs[1]["text"] == [
+        f"sample sigma 0.2 output results/sample/good threads {threads}\n"
+    ]
 
 
 def test_a_parameter_without_a_value_stops_before_anything_runs(project):
@@ -166,7 +172,8 @@ def test_a_broken_params_yaml_stops_it(project, monkeypatch):
 
 @pytest.mark.fault("a cell that fails", "one line with cell and error; the last good copy stays")
 def test_a_failing_cell_keeps_the_good_copy_and_the_partial_one_apart(project, executed, capsys):
-    target = project / "results" / "sample" / "notebooks" / "fails.ipynb"
+    target = project / "results" / "sample" / "fails" / "notebook.ipynb"
+    target.parent.mkdir()
     target.write_text("the last good copy")
     before = files_under(project)
     assert execute.main(["fails", "data", "--profile", "sample"]) == 1
@@ -200,5 +207,5 @@ def test_the_command_names_what_it_wrote(project, monkeypatch, capsys):
         execute, "_run_papermill", lambda source, draft, *_: shutil.copy(source, draft)
     )
     assert execute.main(["good", "data", "--output", "elsewhere"]) == 0
-    assert capsys.readouterr().out == "elsewhere/notebooks/good.ipynb\n"
-    assert (project / "elsewhere" / "notebooks" / "good.ipynb").is_file()
+    assert capsys.readouterr().out == "elsewhere/notebook.ipynb\n"
+    assert (project / "elsewhere" / "notebook.ipynb").is_file()

@@ -18,24 +18,31 @@ claims:
 """
 
 
-def study(folder, name, metrics, text=None):
-    folder.mkdir(parents=True, exist_ok=True)
+def benchmark(folder, name, metrics, text=None):
+    write(folder / "benchmarks" / f"{name}.json", name, metrics, text)
+
+
+def study(folder, name, metrics, text=None, profile="sample"):
+    write(folder / "results" / profile / name / "metrics.json", name, metrics, text)
+
+
+def write(path, name, metrics, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"study": name, "metrics": metrics, "run": {"device": "cpu", "seed": 0}})
-    (folder / f"{name}.json").write_text(content if text is None else text)
+    path.write_text(content if text is None else text)
 
 
 @pytest.fixture
 def project(tmp_path):
     """Two studies and a benchmark; what they add up to lies in results/sample."""
     (tmp_path / "claims.yaml").write_text(LEDGER)
-    records = tmp_path / "results" / "sample" / "metrics"
-    study(records, "01_one", {"gain_db": {"value": 2.5, "n": 4, "headline": True, "band": 0.1}})
+    study(tmp_path, "01_one", {"gain_db": {"value": 2.5, "n": 4, "headline": True, "band": 0.1}})
     study(
-        records,
+        tmp_path,
         "02_two",
         {"loss": {"value": 0.5, "n": 9, "headline": False}, "other": {"value": 1, "n": 2}},
     )
-    study(tmp_path / "benchmarks", "speed", {"ratio": {"value": 3.0, "n": 5, "headline": True}})
+    benchmark(tmp_path, "speed", {"ratio": {"value": 3.0, "n": 5, "headline": True}})
     return tmp_path
 
 
@@ -81,14 +88,14 @@ def test_all_metrics_with_their_study_and_its_run(project):
 
 
 def test_a_profile_sees_its_own_studies_only(project):
-    study(project / "results" / "full" / "metrics", "01_one", {"gain_db": {"value": 1.0, "n": 4}})
+    study(project, "01_one", {"gain_db": {"value": 1.0, "n": 4}}, profile="full")
     merged = gather.gather("full", project)
     assert merged["gain_db"]["value"] == 1.0 and merged["claims_refuted"]["value"] == 1
     assert made(project) == []
 
 
 def test_the_full_profile_may_be_gathered_study_by_study(project):
-    study(project / "results" / "full" / "metrics", "02_two", {"loss": {"value": 1.0, "n": 4}})
+    study(project, "02_two", {"loss": {"value": 1.0, "n": 4}}, profile="full")
     merged = gather.gather("full", project)
     assert studied(merged) == {"loss", "ratio"} and merged["claims_refuted"]["value"] == 0
 
@@ -102,25 +109,24 @@ def test_a_second_run_writes_the_same_bytes(project):
 
 
 def test_what_a_killed_writer_left_is_not_a_record(project):
-    study(project / "results" / "sample" / "metrics", ".01_one.x7k2", {}, "{half of")
-    study(project / "benchmarks", ".speed.x7k2", {}, "")
+    (project / "results" / "sample" / "01_one" / ".metrics.x7k2.json").write_text("{half of")
+    benchmark(project, ".speed.x7k2", {}, "")
     assert studied(gather.gather("sample", project)) == {"gain_db", "loss", "other", "ratio"}
 
 
 def test_a_metric_measured_twice(project):
-    study(
-        project / "benchmarks",
+    benchmark(
+        project,
         "again",
         {"loss": {"value": 9, "n": 1}, "other": {"value": 9, "n": 1}},
     )
-    refused(project, r"(02_two|again).json: another study already measures loss, other")
+    refused(project, r"benchmarks/again.json: another study already measures loss, other")
 
 
 def test_a_study_recorded_twice(project):
-    folder = project / "results" / "sample" / "metrics"
-    text = (folder / "01_one.json").read_text().replace("gain_db", "gain_2_db")
-    study(folder, "03_copy", {}, text)
-    refused(project, r"03_copy.json: study '01_one' already has a record")
+    record = project / "results" / "sample" / "01_one" / "metrics.json"
+    study(project, "03_copy", {}, record.read_text().replace("gain_db", "gain_2_db"))
+    refused(project, r"sample/03_copy/metrics.json: study '01_one' already has a record")
 
 
 @pytest.mark.fault("a damaged record of a study", "one line; nothing is written")
@@ -145,13 +151,13 @@ def test_a_study_recorded_twice(project):
     ],
 )
 def test_a_broken_record_stops_everything(project, text):
-    study(project / "results" / "sample" / "metrics", "02_two", {}, text)
-    refused(project, r"02_two.json: not a study's metrics; run the stage that writes it again")
+    study(project, "02_two", {}, text)
+    refused(project, r"02_two/metrics.json: not a study's metrics; run the stage that writes it")
 
 
 def test_bytes_that_are_no_text(project):
-    (project / "results" / "sample" / "metrics" / "02_two.json").write_bytes(b"\xff\xfe\x00")
-    refused(project, r"02_two.json: not a study's metrics")
+    (project / "results" / "sample" / "02_two" / "metrics.json").write_bytes(b"\xff\xfe\x00")
+    refused(project, r"02_two/metrics.json: not a study's metrics")
 
 
 def test_a_claim_without_its_metric_and_a_faulty_ledger(project):
@@ -162,16 +168,15 @@ def test_a_claim_without_its_metric_and_a_faulty_ledger(project):
 
 
 def test_the_committed_results_are_what_gather_makes(tmp_path):
-    target = ROOT / "results" / "sample"
-    shutil.copytree(target / "metrics", tmp_path / "results" / "sample" / "metrics")
-    if (ROOT / "benchmarks").is_dir():
-        shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    committed, made = ROOT / "results" / "sample", tmp_path / "results" / "sample"
+    for record in committed.glob("*/metrics.json"):
+        (made / record.parent.name).mkdir(parents=True)
+        shutil.copy(record, made / record.parent.name)
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
     shutil.copy(ROOT / "claims.yaml", tmp_path)
     gather.gather("sample", tmp_path)
     for name in ("metrics.json", "headline.json", "verdicts.md"):
-        assert (tmp_path / "results" / "sample" / name).read_bytes() == (
-            target / name
-        ).read_bytes(), name
+        assert (made / name).read_bytes() == (committed / name).read_bytes(), name
 
 
 def test_every_headline_number_says_what_it_is_and_has_n_and_the_announced_keys_are_there():

@@ -42,7 +42,8 @@ def claims_show(options: argparse.Namespace) -> None:
     from lib.common import claims
 
     metrics = claims.read_metrics(options.profile) if options.profile else claims.read_best()
-    print(claims.markdown_table(claims.judge_all(metrics, complete=options.profile != "full")))
+    verdicts = claims.judge_all(metrics, complete=options.profile != "full")
+    print(claims.verdict_page(verdicts))
 
 
 def denoise(options: argparse.Namespace) -> None:

@@ -1,8 +1,11 @@
-"""The ledger of announced claims (`claims.yaml`) and what the metrics say of each.
+"""The ledger of claims (`claims.yaml`), and what the metrics say of each.
 
-A rule is written before the run. It compares the announced range with the measured value, or, where the metric has
-one, with its whole 95 % interval: a claim is refuted only when the two do not touch, which wrongs a true claim in
-at most 5 % of repetitions. Beyond the range on the better side it is exceeded.
+The ledger holds two kinds of entries, and they are counted apart. An announced claim is a number or requirement that
+somebody announced; our own targets (`own: true`) are what we set ourselves for the rebuilt systems.
+
+A rule names a range. An announced claim is refuted only when the whole 95 % interval of the measured value lies
+outside the range, or the value where there is no interval; beyond the range on its better side it is exceeded. A
+target of our own is met when the measured value lies inside the range: no interval excuses it.
 """
 
 import json
@@ -12,23 +15,36 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lib.common import params
-from lib.common.tables import number
+from lib.common import params, tables
+from lib.common.tables import Table
 
-REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING = (
-    "reproduced",
-    "exceeded",
-    "refuted",
-    "not testable",
-    "not run yet",
-)
+REPRODUCED = "reproduced"
+EXCEEDED = "exceeded"
+REFUTED = "refuted"
+UNTESTABLE = "not testable"
+PENDING = "not run yet"
 VERDICTS = (REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING)
+# What can become of a target of our own, beside PENDING.
+MET = "met"
+MISSED = "missed"
+MARKS = {
+    REPRODUCED: "✓",
+    EXCEEDED: "↑",
+    REFUTED: "✗",
+    UNTESTABLE: "–",
+    PENDING: "…",
+    MET: "✓",
+    MISSED: "✗",
+}
 SYSTEMS = {
     "em": "EM graph diffusion",
     "mixture": "Sparse-attention mixture",
     "language": "Causal attention",
 }
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
 
 
 class Rule(BaseModel):
@@ -49,26 +65,28 @@ class Rule(BaseModel):
                 "exactly one of exact, interval, at_least, at_most, not_testable is needed"
             )
         low, high = self.bounds()
-        if self.not_testable is None and not (low <= high):
+        if low > high:
             raise ValueError(f"the range {low} to {high} is empty")
         return self
 
     def bounds(self) -> tuple[float, float]:
-        """The range (low, high) that the measured value must touch; an open side is infinite."""
+        """The range (low, high) of this rule; a side without an end is infinite."""
         if self.exact is not None:
             return self.exact, self.exact
         if self.interval is not None:
             return self.interval
         low = -math.inf if self.at_least is None else self.at_least
-        return low, math.inf if self.at_most is None else self.at_most
+        high = math.inf if self.at_most is None else self.at_most
+        return low, high
 
 
 class Claim(BaseModel):
-    """One announced number or requirement and how it is decided."""
+    """One entry of the ledger: what was announced, or what we set ourselves (`own`), and how it is decided."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-    system: Literal["em", "mixture", "language"]
+    system: Literal["em", "mixture", "language", "repository"]
+    own: bool = False
     announced: Annotated[str, Field(min_length=5)]
     test: Annotated[str, Field(min_length=5)]
     metric: str | None = None
@@ -80,15 +98,9 @@ class Claim(BaseModel):
     def _metric_or_reason(self) -> "Claim":
         if (self.metric is None) != (self.rule.not_testable is not None):
             raise ValueError("a testable claim needs a metric, an untestable one has none")
+        if self.system == "repository" and not self.own:
+            raise ValueError("nobody announced anything of this repository; say `own: true`")
         return self
-
-
-class Verdict(NamedTuple):
-    """What the metrics say of one claim; `entry` is the metric's entry, empty where there is none."""
-
-    claim: Claim
-    verdict: str
-    entry: dict[str, Any]
 
 
 def load_ledger(path: Path | None = None) -> list[Claim]:
@@ -99,26 +111,47 @@ def load_ledger(path: Path | None = None) -> list[Claim]:
         raise params.UserError(
             f"{path.name}: no claims; expected a list of them under the key `claims`"
         )
-    claims = []
-    for position, raw in enumerate(entries, start=1):
-        name = raw.get("id", f"entry {position}") if isinstance(raw, dict) else f"entry {position}"
-        try:
-            claims.append(Claim.model_validate(raw))
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()
-            )
-            raise params.UserError(f"{path.name}: {name}: {faults}") from None
-    ids = [claim.id for claim in claims]
-    if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise params.UserError(f"{path.name}: id {', '.join(twice)} stands twice")
-    return claims
+    ledger = []
+    known = set()
+    for position, entry in enumerate(entries, start=1):
+        claim = _read_entry(entry, position, path.name)
+        if claim.id in known:
+            raise params.UserError(f"{path.name}: id {claim.id} stands twice")
+        known.add(claim.id)
+        ledger.append(claim)
+    return ledger
+
+
+def _read_entry(entry: Any, position: int, file: str) -> Claim:
+    name = f"entry {position}"
+    if isinstance(entry, dict):
+        name = entry.get("id", name)
+    try:
+        return Claim.model_validate(entry)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = ".".join(str(part) for part in fault["loc"]) or "entry"
+            faults.append(f"{place}: {fault['msg']}")
+        raise params.UserError(f"{file}: {name}: {'; '.join(faults)}") from None
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """What the metrics say of one claim; `entry` is the metric's entry, empty where there is none."""
+
+    claim: Claim
+    verdict: str
+    entry: dict[str, Any]
 
 
 def judge(claim: Claim, metrics: dict[str, dict], complete: bool = True) -> Verdict:
-    """Apply the claim's rule to `metrics` (name -> entry of `record.metric`, and the `profile` it was measured on).
+    """Apply the claim's rule to what was measured.
 
     Args:
+        metrics: name -> entry of `record.metric`, with the `profile` that it was measured on.
         complete: every study has been run; otherwise a claim whose study is missing waits for it.
 
     Raises:
@@ -131,70 +164,174 @@ def judge(claim: Claim, metrics: dict[str, dict], complete: bool = True) -> Verd
         raise params.UserError(f"claims.yaml: {claim.id}: no study measures {claim.metric!r}")
     if entry is None or (claim.profile == "full" and entry.get("profile") == "sample"):
         return Verdict(claim, PENDING, {})
+    decide = _decide_target if claim.own else _decide_announced
+    return Verdict(claim, decide(claim, entry), entry)
+
+
+def _decide_announced(claim: Claim, entry: dict[str, Any]) -> str:
+    announced_low, announced_high = claim.rule.bounds()
+    low, high = interval(entry)
+    if high < announced_low:
+        return EXCEEDED if claim.better == "lower" else REFUTED
+    if low > announced_high:
+        return EXCEEDED if claim.better == "higher" else REFUTED
+    return REPRODUCED
+
+
+def _decide_target(claim: Claim, entry: dict[str, Any]) -> str:
     low, high = claim.rule.bounds()
-    found_low, found_high = entry.get("low", entry["value"]), entry.get("high", entry["value"])
-    if found_high < low:
-        return Verdict(claim, EXCEEDED if claim.better == "lower" else REFUTED, entry)
-    if found_low > high:
-        return Verdict(claim, EXCEEDED if claim.better == "higher" else REFUTED, entry)
-    return Verdict(claim, REPRODUCED, entry)
+    return MET if low <= entry["value"] <= high else MISSED
+
+
+def interval(entry: dict[str, Any]) -> tuple[float, float]:
+    """The 95 % interval [low, high] of a metric; twice its value where there is none."""
+    value = entry["value"]
+    return entry.get("low", value), entry.get("high", value)
 
 
 def judge_all(
     metrics: dict[str, dict], ledger: list[Claim] | None = None, complete: bool = True
 ) -> list[Verdict]:
     """A verdict for each claim of the ledger, in its order; without a ledger that of `claims.yaml`."""
-    return [
-        judge(claim, metrics, complete) for claim in (load_ledger() if ledger is None else ledger)
-    ]
+    if ledger is None:
+        ledger = load_ledger()
+    return [judge(claim, metrics, complete) for claim in ledger]
+
+
+def announced(verdicts: list[Verdict], system: str | None = None) -> list[Verdict]:
+    """The verdicts on what was announced, of one system or of all."""
+    chosen = [v for v in verdicts if not v.claim.own]
+    return [v for v in chosen if system in (None, v.claim.system)]
+
+
+def own_targets(verdicts: list[Verdict]) -> list[Verdict]:
+    """The verdicts on our own targets."""
+    return [v for v in verdicts if v.claim.own]
+
+
+# --- two tallies -----------------------------------------------------------------------------------------------------
 
 
 def counts(verdicts: list[Verdict]) -> dict[str, int]:
-    """How many claims got each verdict, also those that none got."""
-    return {name: sum(v.verdict == name for v in verdicts) for name in VERDICTS}
+    """How many announced claims got each verdict, also those that none got."""
+    found = [v.verdict for v in announced(verdicts)]
+    return {verdict: found.count(verdict) for verdict in VERDICTS}
+
+
+def count_met(verdicts: list[Verdict]) -> int:
+    """How many of our own targets are met."""
+    return sum(v.verdict == MET for v in own_targets(verdicts))
+
+
+def tally_sentence(verdicts: list[Verdict]) -> str:
+    """Both tallies in one line: what became of the announced claims, and of our own targets."""
+    tally = counts(verdicts)
+    parts = [f"{count} {verdict}" for verdict, count in tally.items() if count]
+    sentence = f"{sum(tally.values())} announced claims: {', '.join(parts)}."
+    targets = own_targets(verdicts)
+    if targets:
+        sentence += f" Of our own {len(targets)} targets, {count_met(verdicts)} are met."
+    return sentence
 
 
 def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
-    """The counts as headline metrics `claims_total`, `claims_reproduced` and so on.
+    """Both tallies as headline metrics: `claims_total`, `claims_reproduced` ..., `own_targets`, `own_targets_met`.
 
-    Their band of 3 stands for claims whose interval ends near an announced limit.
+    The band of 3 on what is decided stands for claims whose interval ends near a limit.
     """
-    found = {"total": len(verdicts), **counts(verdicts)}
-    found["untestable"] = found.pop(UNTESTABLE)
-    fixed = {"n": len(verdicts), "unit": "", "band": 3, "headline": True, "study": "claims"}
-    known = {
-        f"claims_{key}": {"value": value, "what": f"claims, {key}"} | fixed
-        for key, value in found.items()
+    tally = counts(verdicts)
+    total = sum(tally.values())
+    targets = len(own_targets(verdicts))
+    return {
+        "claims_total": _count(total, total, 0, "announced claims"),
+        "claims_reproduced": _count(tally[REPRODUCED], total, 3, "announced claims, reproduced"),
+        "claims_exceeded": _count(tally[EXCEEDED], total, 3, "announced claims, exceeded"),
+        "claims_refuted": _count(tally[REFUTED], total, 3, "announced claims, refuted"),
+        "claims_untestable": _count(tally[UNTESTABLE], total, 0, "announced claims, not testable"),
+        "own_targets": _count(targets, targets, 0, "our own targets"),
+        "own_targets_met": _count(count_met(verdicts), targets, 3, "our own targets, met"),
     }
-    return {name: entry for name, entry in known.items() if name != f"claims_{PENDING}"}
 
 
-def markdown_table(verdicts: list[Verdict]) -> str:
-    """The verdict table of the README, a row for each claim."""
-    lines = ["| system | announced | measured | on | verdict |", "|---|---|---|---|---|"]
+def _count(value: int, n: int, band: float, what: str) -> dict[str, Any]:
+    entry = {"value": value, "n": n, "unit": "", "band": band, "headline": True}
+    return entry | {"what": what, "study": "claims"}
+
+
+# --- what readers see ------------------------------------------------------------------------------------------------
+
+
+def measured(verdict: Verdict) -> str:
+    """What was measured, or why nothing was."""
+    if verdict.entry:
+        return tables.measured(verdict.entry)
+    return verdict.claim.rule.not_testable or "needs the full profile"
+
+
+def marked(verdict: str) -> str:
+    """A verdict with its mark, refuted and missed ones in bold, so that a column of them can be scanned."""
+    word = f"**{verdict}**" if verdict in (REFUTED, MISSED) else verdict
+    return f"{MARKS[verdict]} {word}"
+
+
+def summary_table(verdicts: list[Verdict]) -> Table:
+    """How many announced claims of each system got each verdict; a verdict that none got has no column."""
+    shown = [verdict for verdict, count in counts(verdicts).items() if count]
+    rows = []
+    for system, name in SYSTEMS.items():
+        tally = counts(announced(verdicts, system))
+        rows.append([name, *(str(tally[verdict]) for verdict in shown)])
+    total = counts(verdicts)
+    rows.append(["**all**", *(f"**{total[verdict]}**" for verdict in shown)])
+    return Table(["system", *shown], rows)
+
+
+def system_table(verdicts: list[Verdict], system: str) -> Table:
+    """What was announced of a system, what was measured, and the verdict."""
+    rows = []
+    for v in announced(verdicts, system):
+        rows.append([v.claim.announced, measured(v), marked(v.verdict)])
+    return Table(["announced", "measured", "verdict"], rows)
+
+
+def target_table(verdicts: list[Verdict]) -> Table:
+    """Our own targets of all systems, what was measured, and whether they are met."""
+    rows = []
+    for v in own_targets(verdicts):
+        rows.append([v.claim.announced, measured(v), marked(v.verdict)])
+    return Table(["our own target", "measured", ""], rows)
+
+
+def test_table(verdicts: list[Verdict]) -> Table:
+    """How each of these claims was tested, on how many cases, and on which profile."""
+    rows = []
     for v in verdicts:
-        reason = v.claim.rule.not_testable
-        measured = reason or ("needs the full profile" if v.verdict == PENDING else number(v.entry))
-        cells = [
-            SYSTEMS[v.claim.system],
-            v.claim.announced,
-            measured,
-            v.entry.get("profile", "–"),
-            f"**{v.verdict}**",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cases = f"{v.entry['n']:,}" if v.entry else "–"
+        rows.append([v.claim.announced, v.claim.test, cases, v.entry.get("profile", "–")])
+    return Table(["claim", "how it was tested", "n", "measured on"], rows)
 
 
-def summary_table(verdicts: list[Verdict]) -> str:
-    """How many claims of each system got each verdict."""
-    lines = ["| system | " + " | ".join(VERDICTS) + " |", "|---" * (len(VERDICTS) + 1) + "|"]
-    for key, name in SYSTEMS.items():
-        tally = counts([v for v in verdicts if v.claim.system == key])
-        lines.append(
-            f"| {name} | " + " | ".join(str(tally[verdict]) for verdict in VERDICTS) + " |"
-        )
-    return "\n".join(lines)
+def folded(summary: str, content: Table | str) -> str:
+    """A part of a page that opens with a click."""
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
+
+
+def verdict_page(verdicts: list[Verdict]) -> str:
+    """Every verdict, grouped by system, then our own targets: the text of `results/<profile>/verdicts.md`."""
+    parts = ["# Verdicts", tally_sentence(verdicts), str(summary_table(verdicts))]
+    for system, name in SYSTEMS.items():
+        chosen = announced(verdicts, system)
+        if chosen:
+            parts += [f"## {name}", str(system_table(verdicts, system))]
+            parts += [folded("How each was tested", test_table(chosen))]
+    targets = own_targets(verdicts)
+    if targets:
+        parts += ["## Our own targets", str(target_table(verdicts))]
+        parts += [folded("How each was tested", test_table(targets))]
+    return "\n\n".join(parts)
+
+
+# --- the committed metrics -------------------------------------------------------------------------------------------
 
 
 def read_best() -> dict[str, dict]:
@@ -211,13 +348,10 @@ def read_best() -> dict[str, dict]:
 def read_metrics(profile: str) -> dict[str, dict]:
     """All metrics that `gather` collected for a profile, name -> entry."""
     path = params.root() / "results" / profile / "metrics.json"
+    name = f"results/{profile}/metrics.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))["metrics"]
     except FileNotFoundError:
-        raise params.UserError(
-            f"results/{profile}/metrics.json: not found; `dvc repro` makes it"
-        ) from None
+        raise params.UserError(f"{name}: not found; `dvc repro` makes it") from None
     except (ValueError, KeyError, TypeError):
-        raise params.UserError(
-            f"results/{profile}/metrics.json: not readable; `dvc repro` makes it again"
-        ) from None
+        raise params.UserError(f"{name}: not readable; `dvc repro` makes it again") from None

@@ -66,9 +66,11 @@ def digits_for(width: float) -> int:
 
 
 def single(value: float) -> str:
-    """A number without an interval: whole numbers bare, else 2 decimals, or 4 below one."""
+    """A number without an interval: whole numbers bare, else 2 decimals, 4 below one, a power of ten if tiny."""
     if float(value).is_integer():
         return f"{value:,.0f}"
+    if abs(value) < 5e-5:
+        return f"{value:.1e}"
     if abs(value) < 1:
         return f"{value:,.4f}"
     return f"{value:,.2f}"

@@ -46,11 +46,11 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
         merged, claims.load_ledger(folder / "claims.yaml"), complete=profile != "full"
     )
     merged |= claims.tally_metrics(verdicts)
-    table = claims.markdown_table(verdicts)
+    page = claims.verdict_page(verdicts)
     headline = {name: entry["value"] for name, entry in merged.items() if entry.get("headline")}
     files.write_json(target / "metrics.json", {"profile": profile, "metrics": merged, "runs": runs})
     files.write_json(target / "headline.json", headline)
-    files.write_text(target / "verdicts.md", table + "\n")
+    files.write_text(target / "verdicts.md", page + "\n")
     return merged
 
 

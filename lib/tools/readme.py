@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib.common import claims, files, params
+from lib.common import claims, files, params, tables
 
 # The README's markers; what stands between two of them never holds the start of another.
 BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->)(?:(?!<!-- begin ).)*?(<!-- end \2 -->)", re.DOTALL)
@@ -38,16 +38,25 @@ def headline_table(metrics: dict[str, dict], sample: dict[str, dict]) -> str:
                 else "equal"
             )
             made = entry.get("profile") in params.PROFILES
-            beside = claims.number(again) if entry.get("profile") == "full" else "–"
+            beside = tables.number(again) if entry.get("profile") == "full" else "–"
             cells = [
                 f"`{name}`",
                 entry["what"],
-                claims.number(entry),
+                tables.number(entry),
                 entry.get("profile", "–"),
                 beside,
             ]
             lines.append(f"| {' | '.join(cells)} | {band if made and again else 'recorded'} |")
     return "\n".join(lines)
+
+
+def verdict_table(verdicts: list[claims.Verdict]) -> str:
+    """Every announced claim and every target of our own, a table for each system."""
+    parts = []
+    for system, name in claims.SYSTEMS.items():
+        parts.append(f"**{name}**\n\n{claims.system_table(verdicts, system)}")
+    parts.append(f"**Our own targets**\n\n{claims.target_table(verdicts)}")
+    return "\n\n".join(parts)
 
 
 def notebook_table(root: Path) -> str:
@@ -99,7 +108,7 @@ def fill(text: str, blocks: dict[str, str], metrics: dict[str, dict]) -> str:
         entry = _known(metrics, match[2])
         number = entry["value"]
         try:
-            named = {"all": claims.number, "on": lambda found: found["profile"]}.get(match[3])
+            named = {"all": tables.number, "on": lambda found: found["profile"]}.get(match[3])
             return f"{match[1]}{named(entry) if named else format(number, match[3])}<!-- /n -->"
         except ValueError:
             raise params.UserError(
@@ -125,13 +134,12 @@ def parts() -> tuple[dict[str, str], dict[str, dict]]:
     """The blocks and the metrics that the README's markers may name."""
     metrics = claims.read_best()
     verdicts = claims.judge_all(metrics)
-    tally = ", ".join(f"{count} {name}" for name, count in claims.counts(verdicts).items() if count)
     shown = {name: entry for name, entry in metrics.items() if name != "reproduce_seconds"}
     blocks = {
-        "summary": claims.summary_table(verdicts),
-        "verdicts": claims.markdown_table(verdicts),
+        "summary": str(claims.summary_table(verdicts)),
+        "verdicts": verdict_table(verdicts),
         "headline": headline_table(shown, claims.read_metrics("sample")),
-        "tally": f"{len(verdicts)} claims on trial so far: {tally}.",
+        "tally": claims.tally_sentence(verdicts),
         "notebooks": notebook_table(params.root()),
         "full": full_table(params.root()),
     }

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from lib.common import claims, files, machine, params, record
+from lib.common import claims, files, machine, params, record, tables
 from lib.tools import gather
 
 DVC_HINTS = (
@@ -284,7 +284,7 @@ def report(recorded: dict[str, dict], found: dict[str, dict], ledger: list[claim
     for now in claims.judge_all(found, ledger):
         before = then[now.claim.id]
         changed = "" if before.verdict == now.verdict else f" (recorded: {before.verdict})"
-        measured, noted = claims.number(now.entry), claims.number(before.entry)
+        measured, noted = tables.number(now.entry), tables.number(before.entry)
         lines.append(f"{now.claim.id:34} {measured:>34} {noted:>34}  {now.verdict}{changed}")
     return "\n".join(lines)
 

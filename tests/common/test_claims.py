@@ -1,4 +1,4 @@
-"""lib/common/claims.py: what each rule can say, what the ledger refuses, and what readers see of it."""
+"""lib/common/claims.py: what each rule can say, what the ledger refuses, two tallies, and what readers see."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from lib.common import claims, params
-from lib.common.claims import EXCEEDED, PENDING, REFUTED, REPRODUCED, UNTESTABLE
+from lib.common.claims import EXCEEDED, MET, MISSED, PENDING, REFUTED, REPRODUCED, UNTESTABLE
 from lib.common.params import UserError
 
 ROOT = params.root()
@@ -125,6 +125,86 @@ def test_an_unknown_metric_is_an_error_and_not_a_verdict():
         claims.judge(claim({"at_least": 2}), {"other": {"value": 1, "n": 1}})
 
 
+# our own targets
+
+
+@pytest.mark.parametrize(
+    "rule, value, low, high, wanted",
+    [
+        ({"at_least": 2}, 2, 2, 2, MET),
+        ({"at_least": 2}, 3, 1, 5, MET),
+        ({"at_least": 2}, 1.998, 1.9, 2.1, MISSED),  # no interval excuses a target
+        ({"at_most": 2}, 2.002, 1.9, 2.1, MISSED),
+        ({"at_most": 2}, -5, -6, -4, MET),
+        ({"exact": 1}, 1, 1, 1, MET),
+        ({"exact": 1}, 0, 0, 0, MISSED),
+        ({"interval": [1, 2]}, 2.5, 1.5, 3.5, MISSED),
+    ],
+)
+def test_a_target_of_our_own_is_met_by_its_value_alone(rule, value, low, high, wanted):
+    assert judge(rule, value, low, high, better="higher", own=True) == wanted
+
+
+def test_a_target_on_the_full_profile_waits_for_it_too():
+    target = claim({"at_least": 2}, own=True, profile="full")
+    assert claims.judge(target, {}).verdict == PENDING
+
+
+def mixed_verdicts() -> list[claims.Verdict]:
+    """Three announced claims of two systems, and two targets, of which one is met."""
+    metrics = {"gain_db": {"value": 1.0, "n": 3, "unit": "dB", "profile": "sample"}}
+    ledger = [
+        claim({"at_least": 2}),
+        claim({"not_testable": "no code, no data"}, metric=None, system="em"),
+        claim({"at_most": 2}, profile="full"),
+        claim({"at_least": 2}, own=True, announced="we want 2 dB"),
+        claim({"at_least": 1}, own=True, announced="we want 1 dB"),
+    ]
+    return claims.judge_all(metrics, ledger)
+
+
+def test_what_was_announced_and_our_own_targets_are_counted_apart():
+    verdicts = mixed_verdicts()
+    assert claims.counts(verdicts) == {
+        REPRODUCED: 0,
+        EXCEEDED: 0,
+        REFUTED: 1,
+        UNTESTABLE: 1,
+        PENDING: 1,
+    }
+    assert claims.count_met(verdicts) == 1
+    assert [v.claim.own for v in claims.announced(verdicts)] == [False] * 3
+    assert [v.claim.own for v in claims.own_targets(verdicts)] == [True] * 2
+    assert len(claims.announced(verdicts, "em")) == 1
+    tally = {name: entry["value"] for name, entry in claims.tally_metrics(verdicts).items()}
+    assert tally == {
+        "claims_total": 3,
+        "claims_reproduced": 0,
+        "claims_exceeded": 0,
+        "claims_refuted": 1,
+        "claims_untestable": 1,
+        "own_targets": 2,
+        "own_targets_met": 1,
+    }
+    assert claims.tally_sentence(verdicts) == (
+        "3 announced claims: 1 refuted, 1 not testable, 1 not run yet."
+        " Of our own 2 targets, 1 are met."
+    )
+    assert claims.tally_sentence(verdicts[:1]) == "1 announced claims: 1 refuted."
+
+
+def test_the_real_ledger_has_both_kinds_and_no_target_hides_among_the_announced():
+    ledger = claims.load_ledger()
+    targets = [entry for entry in ledger if entry.own]
+    assert 0 < len(targets) < len(ledger)
+    for entry in ledger:
+        named_as_target = entry.id.startswith(
+            ("em-target-", "mixture-target-", "mixture-required-")
+        )
+        assert entry.own or not named_as_target, entry.id
+    assert all(entry.rule.not_testable is None for entry in targets)
+
+
 # the ledger
 
 
@@ -147,6 +227,8 @@ def test_an_unknown_metric_is_an_error_and_not_a_verdict():
         ({"rule": {"at_least": "much"}}, "rule.at_least"),
         ({"rule": {"not_testable": "no"}, "metric": None}, "at least 10 characters"),
         ({"system": "lstm"}, "system"),
+        ({"system": "repository"}, "own: true"),
+        ({"own": "perhaps"}, "own"),
         ({"better": "more"}, "better"),
         ({"profile": "sample"}, "profile"),
         ({"note": "x"}, "note"),
@@ -203,53 +285,56 @@ def test_every_real_rule_can_hold_and_can_fail(real):
     found = [
         claims.judge(real, {real.metric: {"value": value, "n": 1}}).verdict for value in values
     ]
-    assert found[0] == REPRODUCED
-    assert REFUTED in found[1:] or EXCEEDED in found[1:]
+    assert found[0] == (MET if real.own else REPRODUCED)
+    assert {REFUTED, EXCEEDED, MISSED} & set(found[1:])
 
 
 # what readers see
 
 
-@pytest.mark.parametrize(
-    "entry, wanted",
-    [
-        ({}, "–"),
-        ({"value": 599689, "n": 1, "unit": ""}, "599,689 (n = 1)"),
-        (
-            {"value": 14.78, "low": 14.76, "high": 14.82, "n": 500, "unit": "dB"},
-            "14.780 [14.760, 14.820] dB (n = 500)",
-        ),
-        ({"value": 0.12345, "n": 7}, "0.1235 (n = 7)"),
-        ({"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}, "0.50 [0.40, 0.60] (n = 7)"),
-        ({"value": 2.0, "n": 7, "unit": "px"}, "2 px (n = 7)"),
-        ({"value": 2.0, "low": 1.9, "high": 2.1, "n": 7}, "2.00 [1.90, 2.10] (n = 7)"),
-        ({"value": 12345.678, "n": 2}, "12,345.68 (n = 2)"),
-    ],
-)
-def test_numbers_for_readers(entry, wanted):
-    assert claims.number(entry) == wanted
-
-
-def test_the_table_and_the_tally():
-    metrics = {"gain_db": {"value": 1.0, "n": 3, "unit": "dB", "profile": "sample"}}
-    rows = [
-        claim({"at_least": 2}),
-        claim({"not_testable": "no code, no data"}, metric=None),
-        claim({"at_most": 2}, profile="full"),
+def test_the_table_of_a_system_holds_what_was_announced_of_it():
+    verdicts = mixed_verdicts()
+    assert claims.system_table(verdicts, "mixture").rows == [
+        ["gains 2 dB", "1 dB", "✗ **refuted**"],
+        ["gains 2 dB", "needs the full profile", "… not run yet"],
     ]
-    verdicts = claims.judge_all(metrics, rows)
-    lines = claims.markdown_table(verdicts).splitlines()
-    assert len(lines) == 5 and all(line.count("|") == 6 for line in lines)
-    assert lines[2].endswith("| gains 2 dB | 1 dB (n = 3) | sample | **refuted** |")
-    assert "no code, no data | – | **not testable**" in lines[3]
-    assert "needs the full profile | – | **not run yet**" in lines[4]
-    assert claims.counts(verdicts) == {
-        REPRODUCED: 0,
-        EXCEEDED: 0,
-        REFUTED: 1,
-        UNTESTABLE: 1,
-        PENDING: 1,
-    }
+    assert claims.system_table(verdicts, "em").rows == [
+        ["gains 2 dB", "no code, no data", "– not testable"]
+    ]
+
+
+def test_the_table_of_our_own_targets():
+    assert claims.target_table(mixed_verdicts()).rows == [
+        ["we want 2 dB", "1 dB", "✗ **missed**"],
+        ["we want 1 dB", "1 dB", "✓ met"],
+    ]
+
+
+def test_the_table_of_tests_gives_the_test_and_n():
+    rows = claims.test_table(claims.announced(mixed_verdicts())).rows
+    assert rows[0] == ["gains 2 dB", "mean gain over images", "3", "sample"]
+    assert rows[1] == ["gains 2 dB", "mean gain over images", "–", "–"]
+
+
+def test_the_summary_counts_the_announced_of_each_system_and_of_all():
+    rows = claims.summary_table(mixed_verdicts()).rows
+    assert rows == [
+        ["EM graph diffusion", "0", "1", "0"],
+        ["Sparse-attention mixture", "1", "0", "1"],
+        ["Causal attention", "0", "0", "0"],
+        ["**all**", "**1**", "**1**", "**1**"],
+    ]
+
+
+def test_the_page_of_verdicts_has_every_claim_once_in_a_table_and_once_in_the_tests():
+    verdicts = claims.judge_all(claims.read_best())
+    page = claims.verdict_page(verdicts)
+    first_cells = [line.split(" | ")[0].strip("| ") for line in page.splitlines()]
+    for v in verdicts:
+        assert first_cells.count(v.claim.announced) >= 2, v.claim.announced
+    assert page.startswith(f"# Verdicts\n\n{claims.tally_sentence(verdicts)}\n")
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings == [*(f"## {name}" for name in claims.SYSTEMS.values()), "## Our own targets"]
 
 
 @pytest.mark.fault("metrics.json damaged or missing", "one line that says which command makes it")

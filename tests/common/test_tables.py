@@ -23,6 +23,7 @@ def entry(value, low=None, high=None, unit="", n=1000):
         (entry(3.0, unit="%"), "3 %"),
         (entry(12.345), "12.35"),
         (entry(-0.12345), "-0.1235"),
+        (entry(5.2e-8), "5.2e-08"),
         (entry(0), "0"),
     ],
 )

@@ -115,8 +115,8 @@ def test_the_page_is_written_only_when_something_changed(monkeypatch, tmp_path):
     written = path.stat().st_mtime_ns, path.stat().st_ino
     text = path.read_text()
     assert text.endswith("It gains <!-- n gain_db .1f -->2.5<!-- /n --> dB.\n")
-    assert "1 claims on trial so far: 1 reproduced." in text
-    assert "| gains 2 dB | 2.53 dB (n = 3) | sample | **reproduced** |" in text
+    assert "1 announced claims: 1 reproduced." in text
+    assert "| gains 2 dB | 2.53 dB  | ✓ reproduced |" in text
     assert (
         "| `gain_db` | mean gain | 2.53 dB (n = 3) | sample | – | ± 0.1 dB |" in text
         and "not shown" not in text
@@ -128,9 +128,7 @@ def test_the_page_is_written_only_when_something_changed(monkeypatch, tmp_path):
     files.write_json(tmp_path / "results" / "full" / "metrics.json", {"metrics": full})
     assert readme.update() is True
     text = path.read_text()
-    assert "1 claims on trial so far: 1 refuted." in text and text.endswith(
-        "-->1.5<!-- /n --> dB.\n"
-    )
+    assert "1 announced claims: 1 refuted." in text and text.endswith("-->1.5<!-- /n --> dB.\n")
     assert "| `gain_db` | mean gain | 1.50 dB (n = 9) | full | 2.53 dB (n = 3) | ± 0.1 dB |" in text
     assert claims.read_best()["claims_refuted"]["value"] == 1
 

@@ -53,7 +53,7 @@ def made(project) -> list[str]:
 
 
 def studied(merged) -> set[str]:
-    return {name for name in merged if not name.startswith("claims_")}
+    return {name for name in merged if not name.startswith(("claims_", "own_targets"))}
 
 
 def refused(project, wanted):
@@ -82,9 +82,11 @@ def test_all_metrics_with_their_study_and_its_run(project):
         "claims_exceeded": 0,
         "claims_refuted": 0,
         "claims_untestable": 0,
+        "own_targets": 0,
+        "own_targets_met": 0,
     }
-    table = (target / "verdicts.md").read_text()
-    assert table.count("\n") == 3 and "**reproduced**" in table
+    page = (target / "verdicts.md").read_text()
+    assert "| gains 2 dB | 2.50     | ✓ reproduced |" in page and page.endswith("</details>\n")
 
 
 def test_a_profile_sees_its_own_studies_only(project):
@@ -194,7 +196,7 @@ def test_every_headline_number_says_what_it_is_and_has_n_and_the_announced_keys_
 def test_the_command(monkeypatch, project, capsys):
     monkeypatch.setattr(params, "root", lambda: project)
     assert gather.main(["sample"]) == 0
-    assert capsys.readouterr().out == "9 metrics\n"
+    assert capsys.readouterr().out == "11 metrics\n"
     (project / "claims.yaml").unlink()
     assert gather.main(["sample"]) == 1
     told = capsys.readouterr()

@@ -12,17 +12,13 @@ Symbols: B images, H, W; p window side (the prior's patch), q = p - 2 side of th
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from lib.common import data, params
-from lib.common.files import atomic
+from lib.common import data, params, weights
 from lib.diffusion import em, heads
 
 
@@ -158,39 +154,27 @@ def fit(
 
 def save_model(path, model):
     """Write a model as safetensors; the maps in half precision, which changes an estimate by less than 0.001 dB."""
-    tensors = {
-        f"prior.{name}": np.ascontiguousarray(value) for name, value in asdict(model.prior).items()
-    }
+    tensors = {f"prior.{name}": value for name, value in asdict(model.prior).items()}
     about = {}
     for sigma, level in model.levels.items():
         tensors[f"maps.{sigma}"] = level.maps.astype(np.float16)
         about[str(sigma)] = {"settings": asdict(level.settings), "weights": level.weights}
-    with atomic(path) as partial:
-        save_file(
-            tensors,
-            partial,
-            metadata={"levels": json.dumps(about), "patch": str(model.prior.patch)},
-        )
+    weights.save(path, tensors, {"levels": about, "patch": model.prior.patch})
 
 
 def load_model(path, patch=None):
     """Read a model; UserError if the file is missing, corrupted, or made for another patch size than `patch`."""
     path = Path(path)
-    try:
-        with safe_open(path, "numpy") as file:
-            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-        prior = em.Prior(
-            **{k.removeprefix("prior."): v for k, v in tensors.items() if k.startswith("prior.")}
-        )
+    kind = {"kind": "readable prior", "cure": "restore it, or run: python -m lib.diffusion.experts"}
+    with weights.readable(path, **kind):
+        tensors, about = weights.load(path, **kind)
+        prior_arrays = {k: v for k, v in tensors.items() if k.startswith("prior.")}
+        prior = em.Prior(**{k.removeprefix("prior."): v for k, v in prior_arrays.items()})
         levels = {}
-        for s, a in json.loads(about["levels"]).items():
-            maps = tensors[f"maps.{s}"].astype(np.float32)
-            levels[float(s)] = Level(heads.Settings(**a["settings"]), tuple(a["weights"]), maps)
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        fault = f"{path.name}: not a readable prior ({' '.join(str(error).split())[:100]})"
-        raise params.UserError(
-            f"{fault}; restore it, or run: python -m lib.diffusion.experts"
-        ) from None
+        for sigma, learned in about["levels"].items():
+            settings = heads.Settings(**learned["settings"])
+            maps = tensors[f"maps.{sigma}"].astype(np.float32)
+            levels[float(sigma)] = Level(settings, tuple(learned["weights"]), maps)
     if patch is not None and prior.patch != patch:
         raise params.UserError(
             f"{path.name}: made for patches of {prior.patch} pixels, not {patch}; fit it again"

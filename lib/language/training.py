@@ -7,7 +7,6 @@ Shapes: S steps, B windows, T symbols.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -16,10 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
-from lib.common import data, files
+from lib.common import data, weights
 from lib.common import params as settings
 from lib.common.params import UserError
 from lib.language import causal, corpus
@@ -48,12 +45,26 @@ def make_step(params, loss_of, optimiser: Optimiser, compiled: bool = False):
 
 
 def fit(
-    params, loss_of, recipe: Recipe, windows, seed: int, compiled=False, checkpoint=None, every=100
+    params,
+    loss_of,
+    recipe: Recipe,
+    windows,
+    seed: int,
+    compiled=False,
+    checkpoint=None,
+    every=100,
+    config: Config | None = None,
 ):
     """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
 
     With a `checkpoint` path the state is written every `every` steps, and a run that was stopped goes on from
     there to the same bits; the masks of step i depend on (seed, i) alone. See `Recipe.average` for the result.
+
+    Args:
+        config: of the network; with recipe, windows and seed it is the identity of the checkpoint.
+
+    Raises:
+        UserError: the loss is not finite, or the checkpoint is damaged or belongs to another run.
     """
     optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
     means = {n: tf.Variable(v) for n, v in params.items()} if recipe.average else {}
@@ -62,7 +73,11 @@ def fit(
         | {f"mean.{n}": v for n, v in means.items()}
         | optimiser.slots
     )
-    done = _resume(checkpoint, state, losses) if checkpoint else 0
+    done = 0
+    if checkpoint:
+        settings_of_run = [part for part in (config, recipe) if part is not None]
+        mine = weights.identity(windows, *settings_of_run, seed=seed)
+        done = _resume(checkpoint, mine, state, losses)
     step = make_step(params, loss_of, optimiser, compiled)
     for i in range(done, recipe.steps):
         losses[i] = step(
@@ -76,48 +91,48 @@ def fit(
             mean.assign_add((1 - recipe.average * (2 * i > recipe.steps)) * (params[n] - mean))
         if checkpoint and (i + 1) % every == 0:
             arrays = {n: v.numpy() for n, v in state.items()}
-            save_arrays(checkpoint, arrays | {"losses": losses, "done": np.array([i + 1])})
+            arrays |= {"losses": losses, "done": np.array([i + 1])}
+            weights.save(checkpoint, arrays, {"identity": mine})
     for n, mean in means.items():
         params[n].assign(mean)
     return losses
 
 
-def _resume(checkpoint, state, losses) -> int:
+def _resume(checkpoint, mine: dict, state: dict, losses) -> int:
+    """Set state and losses to a checkpoint of the same identity; the steps that it has done, 0 without one."""
     if not Path(checkpoint).is_file():
         return 0
-    try:
-        arrays = load_file(checkpoint)
-    except SafetensorError:
-        arrays = {}
-    if arrays.keys() != state.keys() | {"losses", "done"} or len(arrays["losses"]) != len(losses):
-        raise UserError(
-            f"{checkpoint}: belongs to another run or is damaged; remove it to start afresh"
-        )
-    for name, variable in state.items():
-        variable.assign(arrays[name])
-    losses[:] = arrays["losses"]
-    return int(arrays["done"][0])
+    kind = {"kind": "checkpoint of this project", "cure": "delete it to start afresh"}
+    with weights.readable(checkpoint, **kind):
+        arrays, about = weights.load(checkpoint, **kind)
+        weights.check_same(checkpoint, about["identity"], mine)
+        for name, variable in state.items():
+            variable.assign(arrays[name])
+        losses[:] = arrays["losses"]
+        return int(arrays["done"][0])
 
 
 def save_arrays(path, arrays: dict, config: Config | None = None, pieces=()) -> None:
     """Arrays as safetensors, written whole or not at all; with the configuration and vocabulary of a model."""
-    # one key only: safetensors writes several in an order that differs from run to run
-    about = {"about": json.dumps({"config": asdict(config), "pieces": pieces})} if config else None
-    with files.atomic(path) as partial:
-        save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, partial, metadata=about)
+    about = {"about": {"config": asdict(config), "pieces": pieces}} if config else None
+    weights.save(path, arrays, about)
 
 
 def load_model(path):
     """(arrays, config, tokeniser) of a saved model. Raises UserError: missing, or no model of this project."""
-    try:
-        with safe_open(path, "numpy") as stored:
-            about = json.loads(stored.metadata()["about"])
-            arrays = {name: stored.get_tensor(name).astype(np.float32) for name in stored.keys()}
-        fields, pieces = about["config"], about["pieces"]
+    kind = {
+        "kind": "saved language model",
+        "cure": "train it with `python -m lib.language.training`",
+    }
+    with weights.readable(path, **kind):
+        stored = weights.load(path, **kind)
+        fields, pieces = stored.about["about"]["config"], stored.about["about"]["pieces"]
         fields["grams"] = tuple(map(tuple, fields["grams"]))
-        return arrays, Config(**fields), corpus.Tokeniser(tuple(pieces), list)
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a saved language model ({error})") from None
+        config, tokeniser = Config(**fields), corpus.Tokeniser(tuple(pieces), list)
+    arrays = {name: array.astype(np.float32) for name, array in stored.arrays.items()}
+    shapes = {name: array.shape for name, array in network(config).init(config).items()}
+    weights.check_shapes(path, arrays, shapes)
+    return arrays, config, tokeniser
 
 
 class Arm(NamedTuple):
@@ -193,7 +208,7 @@ def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> Non
     compiled = (
         config.kind == "attention" and recipe.steps >= 300
     )  # compiling takes about 10 s, an LSTM gains nothing
-    losses = fit(params, price, recipe, windows, seed, compiled, checkpoint)
+    losses = fit(params, price, recipe, windows, seed, compiled, checkpoint, config=config)
     arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
     sample = corpus.batches(streams, 100, 1, config.context, seed)[
         :, 0

@@ -9,7 +9,6 @@ Every network here maps (noisy (B, 3, H, W) in [0, 1], sigma (B,)) to (image (B,
 Shapes: B images, N tokens, D width, E experts, L routed blocks.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from lib.common import files
+from lib.common import weights
 from lib.common.params import UserError
 from lib.mixture.experts import LEARNED, MixtureAttention, Routing
 from lib.mixture.network import Trunk
@@ -125,39 +122,17 @@ def parameters(model: nn.Module) -> int:
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], about: dict) -> None:
     """A safetensors file, whole or absent; `about` is its only metadata, as JSON with sorted keys."""
-    data = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {"about": json.dumps(about, sort_keys=True)},
-    )
-    with files.atomic(path) as partial:
-        partial.write_bytes(data)
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    in_order = json.loads(json.dumps(about, sort_keys=True))
+    weights.save(path, arrays, {"about": in_order})
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
     """What `save_tensors` wrote: the tensors on the CPU and `about`."""
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about
-    except FileNotFoundError:
-        raise UserError(
-            f"{path.name}: not found; train it with `python -m lib.mixture.training`"
-        ) from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path.name}: no weights of this project ({error}); delete it and train again"
-        ) from None
-
-
-def check_same(path: Path | str, found: dict, expected: dict) -> None:
-    """Refuse a file of another configuration: a UserError that names both where they differ."""
-    differ = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
-    if differ:
-        has, want = ({k: side.get(k) for k in differ} for side in (found, expected))
-        raise UserError(
-            f"{Path(path).name}: made with {has}, asked for {want}; delete it or use its settings"
-        )
+    with weights.readable(path):
+        stored = weights.load(path)
+        about = stored.about["about"]
+    return {name: torch.from_numpy(array) for name, array in stored.arrays.items()}, about
 
 
 def load_weights(path: Path | str, arm: str | None = None) -> nn.Module:
@@ -168,12 +143,10 @@ def load_weights(path: Path | str, arm: str | None = None) -> nn.Module:
     """
     tensors, about = load_tensors(path)
     if arm is not None:
-        check_same(path, {"arm": about.get("arm")}, {"arm": arm})
+        weights.check_same(path, {"arm": about.get("arm")}, {"arm": arm})
     model = build(about.get("arm"), seed=0)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{Path(path).name}: {' '.join(str(error).split())}") from None
+    weights.check_shapes(path, tensors, {k: tuple(v.shape) for k, v in model.state_dict().items()})
+    model.load_state_dict(tensors)
     return model.eval()
 
 
@@ -236,8 +209,3 @@ def dead_outputs(model: Announced, images: Tensor, batch: int = 250) -> int:
         inside = (raw > 0) & (raw < 1)
         alive |= inside.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).any(0).cpu()
     return int((~alive).sum())
-
-
-def describe(config) -> dict:
-    """A configuration as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.common import weights
 from lib.common.params import UserError
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing, balance_loss
@@ -95,6 +96,7 @@ class Run:
                 f"batch = {config.batch}: allowed are 1 to {config.images}, the training images"
             )
         self.config, self.device, self.ranks, self.step, self.lines = config, device, ranks, 0, []
+        self.identity = weights.identity(images, config)  # the configuration holds the seeds
         self.images = torch.from_numpy(images).to(device)
         self.model = denoiser.build(config.arm, config.init_seed).to(device)
         self.result = copy.deepcopy(self.model).eval() if config.average else self.model
@@ -250,12 +252,12 @@ def by_rows(weight: Tensor) -> Tensor:
 
 def save_checkpoint(run: Run, path: Path) -> None:
     """The whole state of a run, atomically."""
-    about = {"config": denoiser.describe(run.config), "step": run.step, "lines": run.lines}
+    about = {"identity": run.identity, "step": run.step, "lines": run.lines}
     denoiser.save_tensors(path, run.state(), about)
 
 
 def load_checkpoint(run: Run, path: Path) -> None:
-    """Set a fresh run to a checkpoint; one of another configuration is a UserError that names both."""
+    """Set a fresh run to a checkpoint; one of other settings or images is a UserError that names both."""
     tensors, about = denoiser.load_tensors(path)
-    denoiser.check_same(path, about.get("config", {}), denoiser.describe(run.config))
+    weights.check_same(path, about.get("identity", {}), run.identity)
     run.restore(tensors, about["step"], about["lines"])

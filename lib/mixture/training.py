@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.common import data, files, quality
+from lib.common import data, files, quality, weights
 from lib.common.params import Params, Section, UserError, load, root
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
@@ -92,7 +92,7 @@ def _advance_and_log(run: Run, noisy: Tensor, clean: np.ndarray, log: Path | Non
 
 def _record(run: Run, noisy: Tensor, threads: int) -> dict:
     curve = [[line["step"], line["val_psnr"]] for line in run.lines if "val_psnr" in line]
-    record = {"config": denoiser.describe(run.config), "parameters": denoiser.parameters(run.model)}
+    record = {"config": weights.plain(run.config), "parameters": denoiser.parameters(run.model)}
     record |= {"steps": run.step, "device": run.device.type, "threads": threads, "val_psnr": curve}
     if isinstance(run.model, denoiser.Announced):
         record["dead_outputs"] = denoiser.dead_outputs(run.model, noisy.to(run.device))
@@ -181,8 +181,8 @@ def load_or_train(
     if not (out / "record.json").is_file():
         train(params, arm, seed, out)
     record = json.loads((out / "record.json").read_text())
-    denoiser.check_same(
-        out / "record.json", record["config"], denoiser.describe(configure(params, arm, seed))
+    weights.check_same(
+        out / "record.json", record["config"], weights.plain(configure(params, arm, seed))
     )
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return denoiser.load_weights(out / "weights.safetensors", arm), record, log

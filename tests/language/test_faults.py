@@ -6,6 +6,7 @@ from faulty import ROOT, child, kill_at, one_line, under
 from reference_language import story
 
 from lib import __main__ as command_line
+from lib.common import weights
 from lib.common.params import UserError
 from lib.language import causal, corpus, training
 from lib.language.symbols import Config
@@ -16,7 +17,7 @@ KILLED_IN_A_STEP = """
 import sys, time
 from pathlib import Path
 from lib.language import training
-from test_faults_language import train
+from language.test_faults import train
 make = training.make_step
 def slow(*arguments):
     step = make(*arguments)
@@ -31,18 +32,26 @@ train(Path(sys.argv[1]) / "run.safetensors")
 """
 
 
-def train(checkpoint=None, adam=5e-3):
-    """A tiny training of eight steps; its weights and prices."""
-    library = corpus.load({"story": story(lines=200)})
+def train(checkpoint=None, adam=5e-3, seed=0, lines=200):
+    """A tiny training of eight steps on a story of so many lines; its weights and prices."""
+    library = corpus.load({"story": story(lines=lines)})
     config = Config(len(library.tokeniser), "attention", 16, 1, 2, 32, 16, grams=())
-    params = {name: tf.Variable(a) for name, a in causal.init(config).items()}
-    windows = corpus.batches([library.ids("story", "train")], 8, 4, config.context, 0)
+    params = {name: tf.Variable(a) for name, a in causal.init(config, seed).items()}
+    windows = corpus.batches([library.ids("story", "train")], 8, 4, config.context, seed)
 
     def loss_of(arrays, rows, key):
         return tf.reduce_mean(training.nats_of(arrays, rows, config, key))
 
+    recipe = training.Recipe(8, 4, adam, 0.0)
     losses = training.fit(
-        params, loss_of, training.Recipe(8, 4, adam, 0.0), windows, 0, False, checkpoint, 2
+        params,
+        loss_of,
+        recipe,
+        windows,
+        seed,
+        checkpoint=checkpoint,
+        every=2,
+        config=config,
     )
     return {name: v.numpy() for name, v in params.items()}, losses
 
@@ -61,6 +70,26 @@ def test_killed_in_a_step(tmp_path):
 
 
 @pytest.mark.fault(
+    "another text, learning rate or seed after kill -9 (TensorFlow)",
+    "one line that names both and says what to do; the checkpoint stays",
+)
+def test_a_killed_run_does_not_go_on_with_other_settings(tmp_path):
+    path = tmp_path / "run.safetensors"
+    kill_at(child(KILLED_IN_A_STEP, tmp_path, CUDA_VISIBLE_DEVICES=""), "step")
+    kept = path.read_bytes()
+    cure = r".*; delete it to start afresh, or use its settings$"
+    for change, named in (
+        ({"lines": 201}, r"\{'data': '[0-9a-f]{16}'\}, asked for \{'data': '[0-9a-f]{16}'\}"),
+        ({"adam": 4e-3}, r"\{'adam': 0\.005\}, asked for \{'adam': 0\.004\}"),
+        ({"seed": 1}, r"'seed': 0\}, asked for .*'seed': 1\}"),
+    ):
+        with pytest.raises(UserError, match=rf"run\.safetensors: of another run: .*{named}{cure}"):
+            train(path, **change)
+        assert path.read_bytes() == kept
+    train(path)  # with its own settings it goes on
+
+
+@pytest.mark.fault(
     "a loss that diverges (TensorFlow)",
     "one line that names the step; the checkpoint is of a good state",
 )
@@ -68,7 +97,7 @@ def test_a_diverging_loss(tmp_path):
     with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf)"):
         train(tmp_path / "run.safetensors", adam=1e38)
     if (tmp_path / "run.safetensors").is_file():
-        arrays = training.load_file(tmp_path / "run.safetensors")
+        arrays = weights.load(tmp_path / "run.safetensors").arrays
         assert np.isfinite(arrays["losses"]).all()
 
 
@@ -79,7 +108,8 @@ def test_a_damaged_checkpoint(tmp_path):
     path = tmp_path / "run.safetensors"
     path.write_bytes(SHIPPED.read_bytes()[:5000])
     with pytest.raises(
-        UserError, match=r"run\.safetensors: .* is damaged; remove it to start afresh"
+        UserError,
+        match=r"run\.safetensors: no checkpoint of this project .*; delete it to start afresh",
     ):
         train(path)
     assert path.stat().st_size == 5000
@@ -90,13 +120,13 @@ def test_damaged_weights(tmp_path):
     path = tmp_path / "weights.safetensors"
     for size in (0, 4, 5000, SHIPPED.stat().st_size // 2):
         path.write_bytes(SHIPPED.read_bytes()[:size])
-        with pytest.raises(UserError, match="not a saved language model"):
+        with pytest.raises(UserError, match="no saved language model"):
             training.write_text("To be", 5, path=path)
 
 
 @pytest.mark.fault("weights of another model given to the language model", "one line")
 def test_weights_of_another_model():
-    with pytest.raises(UserError, match="not a saved language model"):
+    with pytest.raises(UserError, match="no saved language model"):
         training.write_text("To be", 5, path=ROOT / "models" / "mixture_denoiser.safetensors")
 
 

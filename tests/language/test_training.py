@@ -5,6 +5,7 @@ import pytest
 from reference_language import story
 
 from lib.common import params as settings
+from lib.common import weights
 from lib.language import announced, corpus, ngram, optimiser, training
 from lib.language.symbols import Config
 
@@ -31,7 +32,7 @@ def trained(library, kind="attention", recipe=RECIPE, streams=None, **kwargs):
     def loss_of(arrays, rows, key):
         return tf.reduce_mean(training.nats_of(arrays, rows, config, key))
 
-    losses = training.fit(params, loss_of, recipe, windows, 0, **kwargs)
+    losses = training.fit(params, loss_of, recipe, windows, 0, config=config, **kwargs)
     return params, config, losses
 
 
@@ -60,15 +61,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(library, tmp_path):
     path = tmp_path / "state.safetensors"
     copies = {}
 
-    def keep(*args):  # the state after 20 steps, as if the run had been killed there
-        save(*args)
+    def keep(*arguments):  # the state after 20 steps, as if the run had been killed there
+        save(*arguments)
         copies.setdefault("early", path.read_bytes())
 
-    save, training.save_arrays = training.save_arrays, keep
+    save, weights.save = weights.save, keep
     try:
         trained(library, checkpoint=path, every=20)
     finally:
-        training.save_arrays = save
+        weights.save = save
     path.write_bytes(copies["early"])
     resumed, _, rest = trained(library, checkpoint=path, every=20)
     assert np.array_equal(losses, rest)
@@ -81,7 +82,7 @@ def test_averaged_weights_are_the_running_mean_and_survive_a_stop(library, tmp_p
     mean, _, losses = trained(
         library, recipe=recipe, checkpoint=tmp_path / "state.safetensors", every=5
     )
-    stopped = training.load_file(tmp_path / "state.safetensors")
+    stopped = weights.load(tmp_path / "state.safetensors").arrays
     assert {n for n in stopped if n.startswith("mean.")} == {f"mean.{n}" for n in mean}
     for name, value in mean.items():
         assert np.array_equal(stopped[f"mean.{name}"], value.numpy())
@@ -145,7 +146,7 @@ def test_saved_model_gives_the_same_logits(library, tmp_path):
     ids = library.ids("story", "test")[None, :16]
     logits = [training.network(config).logits(p, ids, config).numpy() for p in (arrays, loaded)]
     assert np.array_equal(*logits)
-    with pytest.raises(settings.UserError, match="not a saved language model"):
+    with pytest.raises(settings.UserError, match=r"none\.safetensors: not found"):
         training.load_model(tmp_path / "none.safetensors")
 
 
@@ -248,7 +249,7 @@ def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
     text = tmp_path / "mine.txt"
     text.write_text(story(lines=120))
     assert training.main(["--arm", "attention", "--text", str(text), "--out", str(tmp_path)]) == 0
-    found = training.load_file(tmp_path / "attention-0" / "prices.safetensors")
+    found = weights.load(tmp_path / "attention-0" / "prices.safetensors").arrays
     assert set(found) == {"losses"} | {
         f"mine.{part}{kind}" for part in ("val", "test") for kind in ("", ".adaptive")
     }

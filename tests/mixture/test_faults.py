@@ -20,7 +20,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from lib.mixture import training
-from test_faults_mixture import run
+from mixture.test_faults import run
 folder = Path(sys.argv[1])
 """
 KILLED_IN_A_STEP = """

@@ -272,9 +272,10 @@ def test_the_real_ledger_and_the_committed_metrics_know_each_other():
     assert real
     missing = [c.id for c in real if c.metric and c.profile != "full" and c.metric not in metrics]
     assert not missing
-    if (ROOT / "results" / "full" / "metrics.json").is_file():
-        unknown = {c.metric for c in real if c.metric} - claims.read_best().keys()
-        assert not unknown
+    best = claims.read_best()
+    unknown = {c.id for c in real if c.metric and c.metric not in best}
+    waiting = {v.claim.id for v in claims.judge_all(best) if v.verdict == PENDING}
+    assert unknown <= waiting  # a rule may stand before its result, and is shown as not run yet
 
 
 @pytest.mark.parametrize("real", [c for c in claims.load_ledger() if c.metric], ids=lambda c: c.id)

@@ -1,10 +1,10 @@
 """Do the tests of the mixture bite? `python tests/mutations.py [NAME ...]` breaks the code in one place at a time.
 
-Each mutation is applied to a copy of lib and tests in a temporary folder, and the tests of the mixture run there, the
-quickest first, until one fails: the mutation is killed. With IDLE=1 tests that have not failed by then run once more
-under every mutation. Prints the table and the tests that no mutation makes fail and, without names, writes
-benchmarks/mixture_mutations.json. Takes about ten minutes of one core; SECONDS=300 starts no further mutation after
-300 seconds and records those that were applied.
+Each mutation of tests/mutants.py is applied to a copy of lib and tests in a temporary folder, and the tests of the
+mixture run there, the quickest first, until one fails: the mutation is killed. With IDLE=1 tests that have not failed by
+then run once more under every mutation. Prints the table and the tests that no mutation makes fail and, without names,
+writes benchmarks/mixture_mutations.json. Takes about ten minutes of one core; SECONDS=300 starts no further mutation
+after 300 seconds and records those that were applied.
 """
 
 import json
@@ -15,7 +15,6 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.dont_write_bytecode = True
@@ -25,598 +24,20 @@ import pytest  # noqa: E402
 import safetensors.torch  # noqa: E402, F401
 import skimage.metrics  # noqa: E402, F401
 import torch  # noqa: E402, F401
+from mutants import MUTATIONS, Mutation, mutated, normalised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-ANNOUNCED, LAYERS, BOTH, RANKS = ("announced",), ("layers",), ("announced", "layers"), ("ranks",)
-
-
-class Mutation(NamedTuple):
-    """One change of one place; `tests` names the files test_mixture_*.py that run."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-    tests: tuple[str, ...] = LAYERS
-
-
-MUTATIONS = [
-    # the announced network
-    Mutation(
-        "patch embedding without bias",
-        "denoiser",
-        "patch, stride=patch)\n        self.positions",
-        "patch, stride=patch, bias=False)\n        self.positions",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "one position too many",
-        "denoiser",
-        "self.tokens**2, width))",
-        "self.tokens**2 + 1, width))",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "norms without shift",
-        "denoiser",
-        "nn.LayerNorm(width), nn.LayerNorm(width)",
-        "nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "hidden layer one short", "denoiser", "hidden: int = 256", "hidden: int = 255", ANNOUNCED
-    ),
-    Mutation(
-        "un-embedding without bias",
-        "denoiser",
-        "self.unembed = nn.ConvTranspose2d(width, 3, patch, stride=patch)",
-        "self.unembed = nn.ConvTranspose2d(width, 3, patch, stride=patch, bias=False)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "router too narrow",
-        "experts",
-        "nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, len(keep))",
-        "nn.Linear(width, width // 4), nn.ReLU(), nn.Linear(width // 4, len(keep))",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "one output bias for all experts",
-        "experts",
-        "self.out_bias = nn.Parameter(torch.empty(len(keep), width)",
-        "self.out_bias = nn.Parameter(torch.empty(1, width)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "merge without bias",
-        "experts",
-        "self.merge = nn.Linear(width, width)",
-        "self.merge = nn.Linear(width, width, bias=False)",
-        ANNOUNCED,
-    ),
-    Mutation("mask off", "experts", "attn_mask=kept)", "attn_mask=None)", ANNOUNCED),
-    Mutation(
-        "one key too few",
-        "experts",
-        "scores.topk(k, dim=-1",
-        "scores.topk(k - 1, dim=-1",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "threshold instead of exactly k",
-        "experts",
-        "return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, top, True)",
-        "return scores >= scores.gather(-1, top).amin(-1, keepdim=True)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "dense only above k",
-        "experts",
-        "if keep >= k.shape[-2]:",
-        "if keep >= k.shape[-2] - 1:",
-        ANNOUNCED,
-    ),
-    Mutation("gates not applied", "experts", "* gates[..., None]  # (B, N, E, D)", "", ANNOUNCED),
-    Mutation(
-        "gates detached",
-        "experts",
-        "return self.merge(self.experts(tokens, replace_gates(gates, routing))), gates",
-        "return self.merge(self.experts(tokens, replace_gates(gates, routing).detach())), gates",
-        ANNOUNCED,
-    ),
-    Mutation("gates by sigmoid", "experts", "nn.Softmax(dim=-1)", "nn.Sigmoid()", ANNOUNCED),
-    Mutation(
-        "hard routing takes the smallest",
-        "experts",
-        "gates.argmax(-1)",
-        "gates.argmin(-1)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "shuffled router is not shuffled",
-        "experts",
-        "return gates[:, order.to(gates.device)]",
-        "return gates",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "unknown routing passes",
-        "experts",
-        'raise ValueError(f"routing is {routing.how!r}; choose one',
-        'return gates\n    raise ValueError(f"routing is {routing.how!r}; choose one',
-        ANNOUNCED,
-    ),
-    Mutation(
-        "balance term with the sign turned",
-        "experts",
-        "(-math.log(experts) - means.log())",
-        "(math.log(experts) + means.log())",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "never clamped",
-        "denoiser",
-        "(image if self.training and not self.clamp_training else image.clamp(0, 1))",
-        "image",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "switch of the clamp ignored",
-        "denoiser",
-        "(image if self.training and not self.clamp_training else image.clamp(0, 1))",
-        "image.clamp(0, 1)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "size not checked",
-        "denoiser",
-        "if noisy.shape[1:] != (3, self.size, self.size):",
-        "if False:",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "denoise leaves evaluation mode on",
-        "denoiser",
-        "model.train(was_training)",
-        "pass",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "entropy in nats",
-        "denoiser",
-        "100 * torch.special.entr(gates)",
-        "torch.special.entr(gates)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "outputs above one count as alive",
-        "denoiser",
-        "inside = (raw > 0) & (raw < 1)",
-        "inside = raw > 0",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "initial weights from the global generator",
-        "denoiser",
-        "with torch.random.fork_rng(devices=[]):",
-        "if True:",
-        ANNOUNCED,
-    ),
-    # files
-    Mutation(
-        "another configuration is accepted",
-        "denoiser",
-        "    if differ:\n",
-        "    if False:\n",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "written in place",
-        "denoiser",
-        "with files.atomic(path) as partial:\n        partial.write_bytes(data)",
-        "Path(path).write_bytes(data)",
-        ANNOUNCED,
-    ),
-    # training
-    Mutation(
-        "order not seeded",
-        "run",
-        "torch.Generator().manual_seed(config.order_seed)",
-        "torch.Generator().manual_seed(0)",
-        BOTH,
-    ),
-    Mutation(
-        "noise not seeded",
-        "run",
-        "torch.Generator(device).manual_seed(config.noise_seed)",
-        "torch.Generator(device).manual_seed(torch.Generator().seed() % 2**31)",
-        BOTH,
-    ),
-    Mutation(
-        "initial seed ignored",
-        "run",
-        "denoiser.build(config.arm, config.init_seed)",
-        "denoiser.build(config.arm, 0)",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "state without the noise generator",
-        "run",
-        'self.noise.set_state(tensors["noise"])',
-        "pass",
-        BOTH,
-    ),
-    Mutation(
-        "state without the optimiser",
-        "run",
-        'optimiser.load_state_dict({"state": slots, "param_groups": groups})',
-        "pass",
-        BOTH,
-    ),
-    Mutation(
-        "state without the averages", "run", "if self.config.average else [])", "if False else [])"
-    ),
-    Mutation(
-        "divergence goes unseen",
-        "run",
-        "if not (norm.isfinite() and total.isfinite() and mse < 1):",
-        "if False:",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "images not checked",
-        "run",
-        "if images.dtype != np.uint8 or images.shape[1:2] != (3,) or len(images) != config.images:",
-        "if False:",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "rate constant", "run", 'optimiser.param_groups[0]["lr"] = share * full', "pass", BOTH
-    ),
-    Mutation("cosine by step", "run", "step // self.epoch)", "step / self.epoch)", ANNOUNCED),
-    Mutation(
-        "cooling from the start",
-        "run",
-        "(self.steps - step) / (self.cooling * self.steps)",
-        "(self.steps - step) / self.steps",
-    ),
-    Mutation(
-        "validation not logged",
-        "training",
-        "if validate or run.step % config.log_every == 0:",
-        "if run.step % (2 * config.log_every) == 0:",
-        ANNOUNCED,
-    ),
-    Mutation(
-        "Muon also trains the first layer",
-        "denoiser",
-        'OUTER = ("stem", "head",',
-        'OUTER = ("head",',
-    ),
-    Mutation("Muon off", "run", "if config.muon else []", "if False else []"),
-    Mutation("averages off", "run", "mean.lerp_(value, 1 - decay)", "mean.copy_(value)"),
-    Mutation("never flipped", "run", "clean = clean.flip(3)", "pass"),
-    Mutation(
-        "one noise level", "run", "torch.where(draw[0] < config.varied, spread, sigma)", "sigma"
-    ),
-    Mutation(
-        "levels spread evenly, not by their logarithm",
-        "run",
-        "SIGMAS[0] * (SIGMAS[1] / SIGMAS[0]) ** draw[1]",
-        "SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * draw[1]",
-    ),
-    Mutation(
-        "bfloat16 ignored",
-        "run",
-        "torch.bfloat16, enabled=config.bf16)",
-        "torch.bfloat16, enabled=False)",
-    ),
-    Mutation("gradient thrown away", "run", "            optimiser.step()\n", "            pass\n"),
-    Mutation(
-        "skipping starts at once",
-        "run",
-        "skip=self.step >= config.whole * config.steps",
-        "skip=True",
-    ),
-    Mutation("logarithm ignored", "run", "if config.logarithm else mse", "if False else mse"),
-    Mutation(
-        "logarithm of the mean, not mean of the logarithms",
-        "run",
-        "(errors + FLOOR).log().mean()",
-        "(errors.mean() + FLOOR).log()",
-    ),
-    Mutation(
-        "optimiser's sums in another order than the weights",
-        "run",
-        "value = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value",
-        "pass",
-    ),
-    Mutation(
-        "Muon's matrix in another order than its gradient",
-        "run",
-        "matrix.grad = by_rows(weight.grad)",
-        "matrix.grad = weight.grad",
-    ),
-    Mutation(
-        "pace ignored", "training", "denoiser.ARMS[arm].pace * section.epochs", "section.epochs"
-    ),
-    # windows
-    Mutation(
-        "rows and columns exchanged",
-        "windows",
-        "cut.permute(0, 2, 4, 3, 5, 1)",
-        "cut.permute(0, 2, 4, 5, 3, 1)",
-    ),
-    Mutation(
-        "windows not put back",
-        "windows",
-        ".permute(0, 5, 1, 3, 2, 4)",
-        ".permute(0, 5, 3, 1, 2, 4)",
-    ),
-    Mutation("remainders not checked", "windows", "if h % t or w % t:", "if False:"),
-    Mutation("scale missing", "windows", "attn_mask=bias)", "attn_mask=bias, scale=1.0)"),
-    Mutation("bias missing", "windows", "attn_mask=bias)", "attn_mask=None)"),
-    Mutation(
-        "own block not forced", "windows", "scores.scatter_(2, own[..., None], math.inf)", "pass"
-    ),
-    Mutation(
-        "worst blocks instead of best",
-        "windows",
-        "scores = q.mean(2) @ k.mean(2).mT",
-        "scores = -q.mean(2) @ k.mean(2).mT",
-    ),
-    Mutation(
-        "one block too many", "windows", "min(1 + reach, k.shape[1])", "min(2 + reach, k.shape[1])"
-    ),
-    Mutation("number of blocks not limited", "windows", "min(1 + reach, k.shape[1])", "1 + reach"),
-    Mutation(
-        "values of the wrong image",
-        "windows",
-        "(index + windows * torch.arange(len(index), device=index.device)[:, None])",
-        "index",
-    ),
-    Mutation(
-        "last chunk lost",
-        "windows",
-        "return torch.cat(parts, dim=1)",
-        "return torch.cat(parts[:1], dim=1)",
-    ),
-    Mutation(
-        "relative places folded",
-        "windows",
-        "offset[..., 0] * side + offset[..., 1]",
-        "offset[..., 0] + offset[..., 1]",
-    ),
-    Mutation(
-        "capacity off by one",
-        "windows",
-        "first, second = (round(total * share) for share in shares)",
-        "first, second = (min(total, round(total * share) + 1) for share in shares)",
-    ),
-    Mutation(
-        "router constant",
-        "windows",
-        "probabilities = self.score(features).softmax(-1)",
-        "probabilities = self.score(0 * features).softmax(-1)",
-    ),
-    Mutation(
-        "router blind to spread",
-        "windows",
-        "windows.abs().mean(2)], dim=-1)",
-        "windows.mean(2)], dim=-1)",
-    ),
-    Mutation(
-        "router blind to the mean",
-        "windows",
-        "torch.cat([windows.mean(2),",
-        "torch.cat([0 * windows.mean(2),",
-    ),
-    Mutation("gate detached", "windows", "1 + (taken - taken.detach())", "1 + 0 * taken.detach()"),
-    Mutation("gate with a value", "windows", "1 + (taken - taken.detach())", "taken"),
-    Mutation(
-        "gate of another expert",
-        "windows",
-        "gather(1, 3 * order + expert)",
-        "gather(1, 3 * order + 2 - expert)",
-    ),
-    Mutation(
-        "lowest scores go to the global expert",
-        "windows",
-        "far.topk(first, 1).indices",
-        "far.topk(first, 1, largest=False).indices",
-    ),
-    Mutation(
-        "local expert takes the lowest scores",
-        "windows",
-        "torch.where(chosen > 0, 1 + far, near)",
-        "torch.where(chosen > 0, 1 + far, -near)",
-    ),
-    Mutation(
-        "random routing without its generator",
-        "windows",
-        "generator=routing.generator, device=routing.generator.device)",
-        "device=routing.generator.device)",
-    ),
-    Mutation(
-        "random routing does not ask for a generator",
-        "windows",
-        "if routing.generator is None:",
-        "if False:",
-    ),
-    Mutation("fixed routing by rows", "windows", "* 0.6180339887 % 1", ""),
-    Mutation(
-        "fixed routing depends on the image",
-        "windows",
-        "return keys.argsort().expand(b, m)",
-        "return (keys + probabilities[..., 0]).argsort(1)",
-    ),
-    Mutation("unknown plan passes", "windows", "if routing.how in PLANS:", "if True:"),
-    Mutation(
-        "all means learned",
-        "windows",
-        '{"all": (1, 1), "none": (0, 0)}.get',
-        '{"none": (0, 0)}.get',
-    ),
-    Mutation(
-        "none means learned",
-        "windows",
-        '{"all": (1, 1), "none": (0, 0)}.get',
-        '{"all": (1, 1)}.get',
-    ),
-    Mutation(
-        "local windows look at the wrong place",
-        "windows",
-        "own = take(normed, near)",
-        "own = take(normed, far)[:, :1].expand(-1, second - first, -1, -1)",
-    ),
-    Mutation(
-        "hidden layer without the attention",
-        "windows",
-        "take(windows, routed) + change))",
-        "take(windows, routed)))",
-    ),
-    Mutation(
-        "attention is not added", "windows", "change = change + self.ffn(", "change = self.ffn("
-    ),
-    Mutation(
-        "skipped windows are scaled",
-        "windows",
-        "result = windows.flatten(0, 1).index_add(",
-        "result = (0.9 * windows).flatten(0, 1).index_add(",
-    ),
-    Mutation(
-        "dense in disguise",
-        "windows",
-        "choose_blocks(part, k, at, reach)",
-        "choose_blocks(part, k, at, k.shape[1])",
-    ),
-    Mutation(
-        "nothing is skipped in time",
-        "windows",
-        "        if second == 0:\n            return image, expert\n",
-        "        if second == 0:\n            self.far(take(normed, order), normed, order)\n"
-        "            return image, expert\n",
-    ),
-    Mutation(
-        "experts swapped in the map",
-        "windows",
-        ".scatter_(1, routed, 1).scatter_(1, far, 0)",
-        ".scatter_(1, routed, 0).scatter_(1, far, 1)",
-    ),
-    Mutation(
-        "places across windows ignored",
-        "windows",
-        "down = (other // across",
-        "down = 0 * (other // across",
-    ),
-    Mutation(
-        "distant blocks have no bias of their own",
-        "windows",
-        ".clamp(-1, 1)\n    return",
-        "\n    return",
-    ),
-    Mutation("row of windows forgotten", "windows", "normed, far, w // self.t)", "normed, far)"),
-    Mutation(
-        "bias seen from the other side",
-        "windows",
-        "+ place - place[:, None] + side // 2",
-        "+ place[:, None] - place + side // 2",
-    ),
-    Mutation("bfloat16 without scale", "windows", "(q * q.shape[-1] ** -0.5) @ k.mT", "q @ k.mT"),
-    Mutation(
-        "bfloat16 without bias", "windows", "scores if bias is None else scores + bias", "scores"
-    ),
-    Mutation(
-        "skips from the start",
-        "windows",
-        "shares = self.shares if routing.skip else",
-        "shares = self.shares if True else",
-    ),
-    Mutation(
-        "without skipping the local expert grows",
-        "windows",
-        "(1 - self.shares[1] + self.shares[0], 1)",
-        "(self.shares[0], 1)",
-    ),
-    # network
-    Mutation(
-        "noise level not an input",
-        "network",
-        "level = self.level(sigma.log()[:, None])",
-        "level = self.level(0 * sigma.log()[:, None])",
-    ),
-    Mutation(
-        "prediction not in units of sigma",
-        "network",
-        "padded - sigma[:, None, None, None] * noise",
-        "padded - noise",
-    ),
-    Mutation(
-        "prediction replaces the input",
-        "network",
-        "image = (padded - sigma[:, None, None, None] * noise)",
-        "image = (sigma[:, None, None, None] * noise)",
-    ),
-    Mutation(
-        "clamped in training",
-        "network",
-        "(image if self.training else image.clamp(0, 1))",
-        "image.clamp(0, 1)",
-    ),
-    Mutation(
-        "never clamped at evaluation",
-        "network",
-        "(image if self.training else image.clamp(0, 1))",
-        "image",
-    ),
-    Mutation("padding not cut off", "network", "[:, :, :h, :w]", "[:, :]"),
-    Mutation(
-        "always repeated at the border", "network", 'mode = "reflect" if', 'mode = "replicate" if'
-    ),
-    Mutation("always reflected at the border", "network", 'else "replicate"', 'else "reflect"'),
-    Mutation("control of another size", "network", "range(4 if routed else 2)", "range(4)"),
-    Mutation(
-        "mixture left out",
-        "network",
-        "x, expert = block(x, routing)",
-        "_, expert = block(x, routing)",
-    ),
-    Mutation("plan not passed on", "network", "block(x, routing)", "block(x, LEARNED)"),
-    Mutation("no skip connection", "network", "x = skip + self.up(x)", "x = self.up(x)"),
-    Mutation(
-        "the router does not explore",
-        "denoiser",
-        'Arm(lambda: Trunk(routed=True), "random")',
-        "Arm(lambda: Trunk(routed=True))",
-    ),
-    Mutation(
-        "validated along random routes",
-        "training",
-        "ARMS[config.arm].routing)",
-        "ARMS[config.arm].exploring)",
-    ),
-    # several processes
-    Mutation("all processes take the first share", "ranks", "[self.rank]", "[0]", RANKS),
-    Mutation("gradients added up", "ranks", "flat.div_(self.world)", "flat", RANKS),
-    Mutation(
-        "gates averaged per process", "ranks", "all_reduce(value) / self.world", "value", RANKS
-    ),
-    Mutation(
-        "random routes drawn per process",
-        "windows",
-        "routing.ranks.own(keys).argsort(1)",
-        "keys[:b].argsort(1)",
-        RANKS,
-    ),
-    Mutation("every process writes", "training", "if ranks.rank == 0:", "if True:", RANKS),
-]
+FILES = ("announced", "layers", "ranks")  # tests/mixture/test_*.py
 
 
 class Notes:
     """A pytest plugin: runs the quickest tests first, or some alone, and notes their seconds and which fail."""
 
     def __init__(self, seconds: dict[str, float], only: set[str] | None):
-        self.order, self.only, self.seconds, self.failed = seconds, only, {}, []
+        self.order = seconds
+        self.only = only
+        self.seconds: dict[str, float] = {}
+        self.failed: list[str] = []
 
     def pytest_collection_modifyitems(self, items):
         items.sort(key=lambda item: self.order.get(short(item.nodeid), 0))
@@ -643,35 +64,40 @@ def run(
 ) -> tuple[dict[str, float], list[str]]:
     """Seconds of the tests that ran and the names of those that failed, in a copy with the mutation.
 
-    Stops at the first failure, unless there is no mutation or `only` some tests are asked for. ValueError when the
-    text of the mutation is not there just once.
+    Stops at the first failure, unless there is no mutation or `only` some tests are asked for. Without a mutation all
+    modules of the mixture are normalised, as a mutated one is, so that no test can fail for its layout.
     """
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder).resolve()
-        for name in ("lib", "tests", "benchmarks"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("params.yaml", "pyproject.toml"):
-            shutil.copy(ROOT / name, copy / name)
-        (copy / "data").symlink_to(ROOT / "data")
-        if mutation:
-            path = copy / "lib" / "mixture" / f"{mutation.module}.py"
-            source = path.read_text()
-            if source.count(mutation.old) != 1:
-                raise ValueError(
-                    f"mutation {mutation.name!r}: its text stands {source.count(mutation.old)} times"
-                )
-            path.write_text(source.replace(mutation.old, mutation.new))
-        names = [
-            f"tests/mixture/test_{name}.py"
-            for name in (mutation.tests if mutation else BOTH + RANKS)
-        ]
-        options = ["-x"] if mutation and only is None else []
-        return _in_child(copy, [*options, *names], Notes(seconds or {}, only))
+        copy = copy_project(Path(folder).resolve())
+        modules = copy / "lib" / "mixture"
+        if mutation is None:
+            for path in modules.glob("*.py"):
+                path.write_text(normalised(path.read_text()))
+        else:
+            path = modules / f"{mutation.module}.py"
+            path.write_text(mutated(path.read_text(), mutation))
+        names = FILES if mutation is None else mutation.tests
+        arguments = [f"tests/mixture/test_{name}.py" for name in names]
+        if mutation is not None and only is None:
+            arguments.append("-x")
+        return run_pytest(copy, arguments, Notes(seconds or {}, only))
 
 
-def _in_child(copy: Path, arguments: list[str], notes: Notes) -> tuple[dict[str, float], list[str]]:
+def copy_project(folder: Path) -> Path:
+    """What the tests of the mixture need, in `folder`."""
+    for name in ("lib", "tests", "benchmarks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "data").symlink_to(ROOT / "data")
+    return folder
+
+
+def run_pytest(
+    copy: Path, arguments: list[str], notes: Notes
+) -> tuple[dict[str, float], list[str]]:
     """pytest in a forked process, which has torch but nothing of lib loaded."""
-    read, write_end = os.pipe()
+    read_end, write_end = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of forking beside threads: there are none yet that matter
         child = os.fork()
@@ -681,22 +107,13 @@ def _in_child(copy: Path, arguments: list[str], notes: Notes) -> tuple[dict[str,
         os.dup2(silent, 2)
         os.chdir(copy)
         sys.path.insert(0, str(copy))
-        pytest.main(
-            [
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:xdist",
-                "--tb=no",
-                f"--rootdir={copy}",
-                *arguments,
-            ],
-            [notes],
-        )
-        os.write(write_end, json.dumps([notes.seconds, sorted(set(notes.failed))]).encode())
+        options = ["-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no", f"--rootdir={copy}"]
+        pytest.main([*options, *arguments], [notes])
+        found = [notes.seconds, sorted(set(notes.failed))]
+        os.write(write_end, json.dumps(found).encode())
         os._exit(0)
     os.close(write_end)
-    with os.fdopen(read) as pipe:
+    with os.fdopen(read_end) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
     seconds, failed = json.loads(text or '[{}, ["the process died"]]')
@@ -704,57 +121,65 @@ def _in_child(copy: Path, arguments: list[str], notes: Notes) -> tuple[dict[str,
 
 
 def main() -> None:
-    chosen = [m for m in MUTATIONS if not sys.argv[1:] or m.name in sys.argv[1:]]
+    wanted = sys.argv[1:]
+    chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
     seconds, failing = run(None)
     if failing:
         sys.exit(f"the tests fail without any mutation: {', '.join(failing)}")
     print(f"{len(seconds)} tests take {sum(seconds.values()):.0f} s", flush=True)
-    killed, applied, woken, started = [], [], set(), time.monotonic()
-    for mutation in [
-        *chosen[::3],
-        *chosen[1::3],
-        *chosen[2::3],
-    ]:  # all parts early, where time is limited
-        if time.monotonic() - started > float(os.environ.get("SECONDS", "inf")):
+    applied, killed, noticing = apply_all(chosen, seconds)
+    idle = set(seconds) - noticing
+    if os.environ.get("IDLE") == "1":
+        for mutation in killed:  # tests that others forestalled
+            if idle:
+                _, failed = run(mutation, seconds, idle)
+                idle -= set(failed)
+    print(f"{len(killed)} of {len(applied)} mutations killed; {len(seconds)} tests")
+    print("these failed first in none:", *sorted(idle), sep="\n")
+    if not wanted:
+        write(len(seconds), len(applied), len(killed), len(idle))
+
+
+def apply_all(
+    chosen: list[Mutation], seconds: dict[str, float]
+) -> tuple[list[Mutation], list[Mutation], set[str]]:
+    """The mutations that were applied before the time was up, those that were killed, and the tests that noticed."""
+    limit = float(os.environ.get("SECONDS", "inf"))
+    started = time.monotonic()
+    applied, killed, noticing = [], [], set()
+    all_parts_early = [*chosen[::3], *chosen[1::3], *chosen[2::3]]  # where time is limited
+    for mutation in all_parts_early:
+        if time.monotonic() - started > limit:
             break
         _, failed = run(mutation, seconds)
         applied.append(mutation)
-        killed += [mutation] if failed else []
-        woken |= set(failed)
-        print(f"{mutation.module:9} {mutation.name:52} {(failed or ['SURVIVES'])[0]}", flush=True)
-    idle = set(seconds) - woken
-    for mutation in (
-        killed if os.environ.get("IDLE") == "1" else []
-    ):  # tests that others forestalled
-        idle -= set(run(mutation, seconds, idle)[1]) if idle else set()
-    print(
-        f"{len(killed)} of {len(applied)} mutations killed; {len(seconds)} tests; these failed first in none:"
-    )
-    print("\n".join(sorted(idle)))
-    if not sys.argv[1:]:
-        write(len(seconds), len(applied), len(killed), len(idle))
+        if failed:
+            killed.append(mutation)
+        noticing.update(failed)
+        first = failed[0] if failed else "SURVIVES"
+        print(f"{mutation.module:9} {mutation.name:52} {first}", flush=True)
+    return applied, killed, noticing
 
 
 def write(tests: int, mutations: int, killed: int, idle: int) -> None:
     """The record that the gather stage reads."""
-    sys.path.insert(0, str(ROOT))
-    from lib.common import files, machine, record
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import shared
 
-    values = {
-        "mixture_tests": (tests, "tests of the mixture, parametrised ones counted one by one"),
-        "mixture_mutations": (mutations, "mutations applied"),
-        "mixture_mutations_killed": (killed, "mutations that a test noticed"),
-        "mixture_tests_idle": (idle, "tests that failed first under none of them"),
-    }
-    out = {
-        name: record.metric(v, n=1, what=what, headline="idle" not in name)
-        for name, (v, what) in values.items()
-    }
-    run_ = {"device": "cpu", "seed": 0, "threads": 1, **machine.environment()}
-    files.write_json(
-        ROOT / "benchmarks" / "mixture_mutations.json",
-        {"study": "mixture_mutations", "metrics": out, "run": run_},
+    from lib.common import record
+
+    what = "tests of the mixture, parametrised ones counted one by one"
+    found = {"mixture_tests": record.metric(tests, n=1, what=what, headline=True)}
+    found["mixture_mutations"] = record.metric(
+        mutations, n=1, what="mutations applied", headline=True
     )
+    found["mixture_mutations_killed"] = record.metric(
+        killed, n=1, what="mutations that a test noticed", headline=True
+    )
+    found["mixture_tests_idle"] = record.metric(
+        idle, n=1, what="tests that failed first under none of them"
+    )
+    shared.write_record("mixture_mutations", found, {"device": "cpu", "seed": 0, "threads": 1})
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
+import recording
 
-from lib.common import params, record
+from lib.common import record
 from lib.language import causal, lstm, training
 from lib.language.symbols import Config
 
@@ -208,10 +207,8 @@ def main() -> None:
         generation(), "", "full pass over cached symbol at T = 512", True
     )
     print({k: v["value"] for k, v in out.items() if v.get("headline")})
-    path = params.root() / "benchmarks" / "attention_speed.json"
-    record.write_metrics(
-        path, "benchmark_attention", out, profile="sample", seed=0, device="cpu", threads=1
-    )
+    run = {"profile": "sample", "device": "cpu", "seed": 0, "threads": 1}
+    recording.write("attention_speed", out, run)
 
 
 if __name__ == "__main__":

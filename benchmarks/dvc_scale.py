@@ -6,6 +6,7 @@ with `dvc repro --pull` in a fresh clone. Seconds are of CPU, of all processes, 
 does not count. Writes benchmarks/dvc_scale.json; docs/machines.md reads it.
 """
 
+import json
 import math
 import re
 import resource
@@ -14,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import recording
 
-from lib.common import files, machine, params, record
+from lib.common import files, params, record
 from lib.tools import reproduce
 
 COUNTS = (10, 100, 1000)
@@ -133,15 +134,10 @@ def main(counts: list[int]) -> None:
             unit = "B" if name.endswith("bytes") else "CPU s"
             text = f"{TEXTS[name]}, {count:,} stages"
             metrics[f"dvc_{name}_{count}"] = record.metric(value, unit=unit, n=count, what=text)
-        written = {
-            "study": "dvc_scale",
-            "metrics": metrics,
-            "run": {"device": "cpu", **machine.environment()},
-        }
-        written["counts"] = [n for n in counts if f"dvc_all_s_{n}" in metrics]
-        files.write_json(params.root() / "benchmarks" / "dvc_scale.json", written)
+        measured = [n for n in counts if f"dvc_all_s_{n}" in metrics]
+        path = recording.write("dvc_scale", metrics, {"device": "cpu"}, counts=measured)
     where = params.root() / "docs" / "machines.md"
-    files.write_text(where, page(where.read_text(encoding="utf-8"), written))
+    files.write_text(where, page(where.read_text(encoding="utf-8"), json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

@@ -8,17 +8,14 @@ one process, so that other work on the machine disturbs them little. Some ten mi
 """
 
 import importlib
-import json
 import sys
 import time
-from pathlib import Path
 
 import numba
 import numpy as np
+import recording
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lib.common import data, files, intervals, machine, params, quality, record
+from lib.common import data, intervals, params, quality, record
 from lib.diffusion import experts, heads, study
 
 IMAGES, SEED = 100, 11
@@ -54,21 +51,20 @@ def main():
     )  # the sample keeps the canonical order, so its first 100 are the first 100 of all
     clean = (test[:IMAGES] / 255).astype(np.float32)
     model = experts.load_model(params.root() / "models" / "em_prior.safetensors")
-    target = params.root() / "benchmarks" / "em_cbm3d.json"
-    out = json.loads(target.read_text())["metrics"] if target.exists() else {}
+    out = recording.metrics_of("em_cbm3d")
     for sigma in [float(word) for word in sys.argv[1:]] or model.levels:
         noisy, key = data.add_noise(clean, sigma, SEED), round(100 * sigma)
         strength = {0.1: 0.6, 0.2: 0.4}[sigma]  # as tuned in notebook 02
         calls = {"free": model.pilot, "light": model.denoise, "cbm3d": cbm3d}
         calls["nlm"] = lambda images, level, h=strength: study.baseline("nlm", images, level, h)
         found = {name: timed(call, noisy, sigma) for name, call in calls.items()}
-        quality = {name: quality.psnr(clean, images) for name, (images, _) in found.items()}
-        likeness = {name: quality.ssim(clean, images) for name, (images, _) in found.items()}
+        psnr = {name: quality.psnr(clean, images) for name, (images, _) in found.items()}
+        ssim = {name: quality.ssim(clean, images) for name, (images, _) in found.items()}
         for name, what in NAMES.items():
             text = f"{what}, first {IMAGES} test images, sigma {sigma} clamped"
             mean, same = (
-                intervals.bootstrap_mean(quality[name]),
-                intervals.bootstrap_mean(likeness[name]),
+                intervals.bootstrap_mean(psnr[name]),
+                intervals.bootstrap_mean(ssim[name]),
             )
             out[f"em_{name}_first100_psnr_db_{key}"] = record.metric(
                 mean, unit="dB", band=0.01, what=f"PSNR, {text}"
@@ -82,16 +78,15 @@ def main():
             )
         for name, metric in (("light", "em_cbm3d_gap"), ("free", "em_cbm3d_free_gap")):
             text = f"of ours ({name}) minus CBM3D, same images, sigma {sigma}"
-            gap = intervals.paired_difference(quality[name], quality["cbm3d"])
+            gap = intervals.paired_difference(psnr[name], psnr["cbm3d"])
             out[f"{metric}_db_{key}"] = record.metric(
                 gap, unit="dB", band=0.01, what=f"PSNR {text}", headline=name == "light"
             )
-            gap = intervals.paired_difference(likeness[name], likeness["cbm3d"])
+            gap = intervals.paired_difference(ssim[name], ssim["cbm3d"])
             out[f"{metric}_ssim_{key}"] = record.metric(gap, band=0.001, what=f"SSIM {text}")
         out.pop(f"em_cbm3d_ms_{key}", None)  # of an older version: wall time
         print({name: round(entry["value"], 3) for name, entry in out.items()}, flush=True)
-        run = {"device": "cpu", "seed": SEED, "threads": 1, **machine.environment()}
-        files.write_json(target, {"study": "em_cbm3d", "metrics": out, "run": run})
+        recording.write("em_cbm3d", out, {"device": "cpu", "seed": SEED, "threads": 1})
 
 
 if __name__ == "__main__":

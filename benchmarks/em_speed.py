@@ -7,18 +7,15 @@ em_cbm3d.py. Writes benchmarks/em_speed.json and the growth with the image's siz
 """
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
+import recording
 from skimage.restoration import denoise_nl_means
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lib.common import data, figures, files, machine, params, record
+from lib.common import data, figures, params, record
 from lib.diffusion import announced, em, experts, graph
 
 SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 9, (32, 64, 128, 256, 512)
@@ -163,9 +160,8 @@ def main():
             5,
         )
     growth(out)
-    run = {"device": "cpu", "seed": 11, "threads": numba.get_num_threads(), **machine.environment()}
-    target = params.root() / "benchmarks" / "em_speed.json"
-    files.write_json(target, {"study": "em_speed", "metrics": out, "run": run})
+    threads = numba.get_num_threads()
+    recording.write("em_speed", out, {"device": "cpu", "seed": 11, "threads": threads})
 
 
 if __name__ == "__main__":

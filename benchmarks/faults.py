@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import recording
+from recording import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from lib.common import files, machine, record
+from lib.common import files, record
 
 RECORD, PAGE = ROOT / "benchmarks" / "faults.json", ROOT / "docs" / "faults.md"
 HEAD = """# Faults
@@ -44,19 +43,20 @@ class Fault(NamedTuple):
 
     what: str
     expected: str
-    test: str
+    test: str  # as pytest names it, seen from tests/
 
 
 def marked(folder: Path = ROOT / "tests") -> list[Fault]:
     """All markers `pytest.mark.fault` of the tests, in the order of their files, read without running anything."""
     found = []
-    for path in sorted(folder.glob("test_*.py")):
+    for path in sorted(folder.rglob("test_*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
-            for node in (n for d in getattr(function, "decorator_list", ()) for n in ast.walk(d)):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-                    found.append(
-                        Fault(*map(ast.literal_eval, node.args), f"{path.name}::{function.name}")
-                    )
+            test = f"{path.relative_to(folder).as_posix()}::{getattr(function, 'name', '')}"
+            for decorator in getattr(function, "decorator_list", ()):
+                for node in ast.walk(decorator):
+                    if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
+                        what, expected = map(ast.literal_eval, node.args)
+                        found.append(Fault(what, expected, test))
     return found
 
 
@@ -76,17 +76,17 @@ class Recorder:
         return report
 
 
-def page(faults: list[Fault], record: dict) -> str:
+def page(faults: list[Fault], run: dict) -> str:
     """docs/faults.md from the markers and the record of the last run."""
-    metrics, outcomes = record["metrics"], record["outcomes"]
+    metrics, outcomes = run["metrics"], run["outcomes"]
     text = HEAD.replace("<INJECTED>", str(metrics["faults_injected"]["value"]))
     text = text.replace("<SURVIVED>", str(metrics["faults_survived"]["value"])).replace(
-        "<SYSTEM>", record["system"]
+        "<SYSTEM>", run["system"]
     )
     for fault in faults:
-        name = fault.test.split("::")[1]
-        link = f"[{name}](../tests/{fault.test.split('::')[0]})"
+        file, name = fault.test.split("::")
         outcome = {"passed": "survived"}.get(outcomes[fault.what], outcomes[fault.what])
+        link = f"[{name}](../tests/{file})"
         text += f"| {fault.what} | {fault.expected} | {link} | {outcome} |\n"
     return text + TAIL
 
@@ -98,21 +98,18 @@ def main() -> int:
         ["-m", "fault", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[recorder]
     )
     survived = sum(recorder.outcomes.get(fault.what) == "passed" for fault in faults)
-    counts = {"faults_injected": len(faults), "faults_survived": survived}
-    texts = {
-        "faults_injected": "faults that tests inject",
-        "faults_survived": "of them, with what is expected",
-    }
     metrics = {
-        k: record.metric(v, n=len(faults), what=texts[k], headline=True) for k, v in counts.items()
+        "faults_injected": record.metric(
+            len(faults), n=len(faults), what="faults that tests inject", headline=True
+        ),
+        "faults_survived": record.metric(
+            survived, n=len(faults), what="of them, with what is expected", headline=True
+        ),
     }
-    run = {"device": "cpu", **machine.environment()}
-    record = {"study": "faults", "metrics": metrics, "run": run, "outcomes": recorder.outcomes}
-    record["system"] = (
-        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    )
-    files.write_json(RECORD, record)
-    files.write_text(PAGE, page(faults, json.loads(RECORD.read_text())))
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    more = {"outcomes": recorder.outcomes, "system": system}
+    written = recording.write("faults", metrics, {"device": "cpu"}, **more)
+    files.write_text(PAGE, page(faults, json.loads(written.read_text())))
     print(f"{survived} of {len(faults)} faults survived; docs/faults.md is written")
     return int(code)
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import recording
 from PIL import Image
+from recording import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from lib.common import claims, files, machine, params, record
+from lib.common import claims, params, record
 from lib.tools import gather
 
 COUNTS = {
@@ -210,13 +209,8 @@ def main() -> int:
             len(crashes), n=total, what="of them, without a clear refusal", headline=True
         ),
     }
-    written = {
-        "study": "fuzz",
-        "metrics": metrics,
-        "run": {"device": "cpu", **machine.environment()},
-    }
     more = {"inputs": COUNTS, "accepted": accepted, "crashes": crashes}
-    files.write_json(ROOT / "benchmarks" / "fuzz.json", written | more)
+    recording.write("fuzz", metrics, {"device": "cpu"}, **more)
     return int(bool(crashes))
 
 

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import shared
-
 import numpy as np
+import shared
 import torch
 from skimage import color
 from skimage import data as pictures

@@ -7,23 +7,21 @@ process, so that a busy machine matters little; the median round counts, a ratio
 benchmarks/mixture_speed.json in about three minutes; with names of parts, only those are measured again.
 """
 
-import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import recording
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
+sys.path.insert(0, str(recording.ROOT / "tests"))
 from reference_mixture import Reference
 
-from lib.common import files, machine, params, record
+from lib.common import params, record
 from lib.mixture import denoiser, experts, windows
 
 TOKENS, BLOCK, REACH, HEADS, WIDTH = (256, 1024, 4096, 16384), 64, 2, 4, 128
@@ -219,7 +217,6 @@ def latency() -> dict:
 
 
 PARTS = {"layer": announced_layer, "attention": attention, "memory": memory, "latency": latency}
-RECORD = ROOT / "benchmarks" / "mixture_speed.json"
 
 
 def main():
@@ -228,13 +225,12 @@ def main():
         return
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or list(PARTS)
-    out = json.loads(RECORD.read_text())["metrics"] if sys.argv[1:] and RECORD.is_file() else {}
+    out = recording.metrics_of("mixture_speed") if sys.argv[1:] else {}
     for name in chosen:
         found = PARTS[name]()
         print({name: round(entry["value"], 2) for name, entry in found.items()}, flush=True)
         out |= found
-    run = {"device": "cpu", "seed": 0, "threads": 1, **machine.environment()}
-    files.write_json(RECORD, {"study": "mixture_speed", "metrics": out, "run": run})
+    recording.write("mixture_speed", out, {"device": "cpu", "seed": 0, "threads": 1})
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ adaptive: bits(training text + part) - bits(training text), so it goes on learni
 Writes benchmarks/ppmd_yardstick.json. No times are measured, the result does not depend on the machine.
 """
 
-import sys
 from importlib import import_module
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import recording
 
-from lib.common import data, params, record
+from lib.common import data, record
 from lib.language import corpus
 
 pyppmd = import_module("pyppmd")  # not a requirement of the project: see above
@@ -43,10 +41,8 @@ def main() -> None:
             what=f"PPMd, order {order}, adaptive, {short} test part",
         )
         print(f"{book}: {out[f'ppmd_bpc_{short}']['value']:.3f} bpc at order {order}")
-    path = params.root() / "benchmarks" / "ppmd_yardstick.json"
-    record.write_metrics(
-        path, "benchmark_ppmd", out, profile="sample", seed=0, device="cpu", threads=1
-    )
+    run = {"profile": "sample", "device": "cpu", "seed": 0, "threads": 1}
+    recording.write("ppmd_yardstick", out, run)
 
 
 if __name__ == "__main__":

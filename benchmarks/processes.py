@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import recording
+from recording import ROOT
 
-from lib.common import files, machine, record
+from lib.common import files, record
 
 ARMS = "announced", "ours", "ours_committed"
 HORIZONS = (
@@ -106,11 +106,7 @@ def main() -> None:
                 metrics[f"ddp_loss_difference{tail}"] = entry
     for name, entry in metrics.items():
         print(f"{name} {entry['value']:.2g}: {entry['what']}")
-    run = {"device": "cpu", "cores": os.cpu_count(), **machine.environment()}
-    files.write_json(
-        ROOT / "benchmarks" / "processes.json",
-        {"study": "processes", "metrics": metrics, "run": run},
-    )
+    recording.write("processes", metrics, {"device": "cpu", "cores": os.cpu_count()})
 
 
 if __name__ == "__main__":

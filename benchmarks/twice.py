@@ -13,11 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import recording
 from dvc.repo import Repo
 
-from lib.common import files, machine, params, record
+from lib.common import files, params, record
 from lib.tools import reproduce
 
 
@@ -110,10 +109,8 @@ def main(arguments: list[str], folder: Path | None = None) -> int:
     except (params.UserError, OSError) as error:
         print(f"twice: {error}", file=sys.stderr)
         return 1
-    run_record = {"device": "cpu", "threads": threads, **machine.environment()}
-    files.write_json(
-        folder / "benchmarks" / "twice.json", {"study": "twice", "run": run_record, **found}
-    )
+    how = {"device": "cpu", "threads": threads}
+    recording.write("twice", run=how, folder=folder / "benchmarks", **found)
     for name, entry in found["metrics"].items():
         print(f"{name}: {entry['value']} of {entry['n']}")
     print("differ:", found["differ"], "outside their band:", found["off_band"])

@@ -164,7 +164,7 @@ def apply_all(
 def write(tests: int, mutations: int, killed: int, idle: int) -> None:
     """The record that the gather stage reads."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    import shared
+    import recording
 
     from lib.common import record
 
@@ -179,7 +179,7 @@ def write(tests: int, mutations: int, killed: int, idle: int) -> None:
     found["mixture_tests_idle"] = record.metric(
         idle, n=1, what="tests that failed first under none of them"
     )
-    shared.write_record("mixture_mutations", found, {"device": "cpu", "seed": 0, "threads": 1})
+    recording.write("mixture_mutations", found, {"device": "cpu", "seed": 0, "threads": 1})
 
 
 if __name__ == "__main__":

@@ -243,12 +243,12 @@ def make_view() -> list[dict]:
         for number, sigma in enumerate(LEVELS):
             noisy = data.add_noise(clean[None], sigma, seed=number)  # (1, 3, S, S)
             image, experts = route(model, noisy, sigma)
-            quality = [
+            decibels = [
                 round(float(quality.psnr(clean[None], shown)[0]), 1) for shown in (noisy, image)
             ]
             maps = ["".join(str(int(e)) for e in block[0]) for block in experts]
             entry["levels"].append(
-                {"sigma": sigma, "noisy": quality[0], "denoised": quality[1], "maps": maps}
+                {"sigma": sigma, "noisy": decibels[0], "denoised": decibels[1], "maps": maps}
             )
             rows.append(np.concatenate([noisy[0], image[0]], axis=2))  # (3, S, 2S)
         rows.append(np.concatenate([clean, np.zeros_like(clean)], axis=2))

@@ -1,4 +1,4 @@
-"""Our mixture in the six announced layers of tests; test_mixture_announced.py holds those of the announced network.
+"""Our mixture in the six announced layers of tests; test_announced.py holds those of the announced network.
 
 Every test here and there fails under at least one of the mutations that tests/mutations.py applies.
 """

@@ -1,9 +1,8 @@
 """lib/mixture/ranks.py: the command that trains an arm, on two processes joined by torchrun and on one."""
 
 import contextlib
-import importlib.util
-from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -13,11 +12,6 @@ from lib.mixture import denoiser, training
 from lib.mixture.experts import Routing, balance_loss
 from lib.mixture.ranks import Ranks, joined
 from lib.mixture.windows import WindowRouter
-
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("processes", ROOT / "benchmarks" / "processes.py")
-processes = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(processes)
 
 
 @pytest.mark.parametrize("arm, images", [("announced", 320), ("ours", 80)])

@@ -5,11 +5,11 @@ stand, and writes docs/faults.md. Each fault ends in one line and a non-zero exi
 leaves nothing half-written.
 """
 
-import importlib.util
 import json
 import os
 import shutil
 
+import faults as table
 import nbformat
 import pytest
 from faulty import (
@@ -231,10 +231,6 @@ def test_a_damaged_notebook(notebooks):
 
 
 # ---------------------------------------------------------------- the table
-
-SPEC = importlib.util.spec_from_file_location("faults", ROOT / "benchmarks" / "faults.py")
-table = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(table)
 
 
 def test_docs_faults_lists_what_the_tests_inject_and_all_is_survived():

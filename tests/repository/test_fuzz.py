@@ -1,16 +1,13 @@
 """A few hundred broken inputs for each entry point, with other seeds than the recorded run of benchmarks/fuzz.py."""
 
-import importlib.util
 import json
 
+import fuzz
 import pytest
 
 from lib.common import params
 
 ROOT = params.root()
-SPEC = importlib.util.spec_from_file_location("fuzz", ROOT / "benchmarks" / "fuzz.py")
-fuzz = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(fuzz)
 
 
 @pytest.mark.parametrize(

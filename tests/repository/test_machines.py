@@ -3,13 +3,13 @@
 A tiny pipeline of four stages (two arms, two seeds) stands for the real one; each run is noted in a file outside.
 """
 
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 
+import dvc_scale
 import pytest
 from faulty import ROOT, wait_until
 
@@ -128,13 +128,9 @@ def test_submitit_runs_the_stages_of_two_clones(origin):
 
 
 def test_the_costs_in_the_docs_are_the_recorded_ones():
-    spec = importlib.util.spec_from_file_location("dvc_scale", ROOT / "benchmarks" / "dvc_scale.py")
-    scale = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(scale)
     text = (ROOT / "docs" / "machines.md").read_text()
-    assert (
-        scale.page(text, json.loads((ROOT / "benchmarks" / "dvc_scale.json").read_text())) == text
-    )
+    record = json.loads((ROOT / "benchmarks" / "dvc_scale.json").read_text())
+    assert dvc_scale.page(text, record) == text
 
 
 # ---------------------------------------------------------------- DVC and faults

@@ -5,7 +5,6 @@ TRACE names, so that a stage which DVC skipped is seen.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import sys
 import time
 
 import pytest
+import twice
 import yaml
 
 from lib.common import claims, params, record
@@ -22,9 +22,6 @@ from lib.common.params import UserError
 from lib.tools import reproduce
 
 ROOT = params.root()
-SPEC = importlib.util.spec_from_file_location("twice", ROOT / "benchmarks" / "twice.py")
-twice = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(twice)
 MACHINE = {
     "processor": "p",
     "python": "3.11.7",

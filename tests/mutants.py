@@ -15,13 +15,21 @@ RANKS = ("ranks",)
 
 
 class Mutation(NamedTuple):
-    """`old` becomes `new` in lib/mixture/<module>.py; `tests` names the files tests/mixture/test_*.py that may notice."""
+    """`old` becomes `new` in one module; `tests` names the files tests/mixture/test_*.py that may notice.
+
+    The module is one of lib/mixture, or named with its folder in lib ("common/weights").
+    """
 
     name: str
     module: str
     old: str
     new: str
     tests: tuple[str, ...] = LAYERS
+
+    @property
+    def path(self) -> str:
+        """Of the module, seen from the root of the project."""
+        return f"lib/{self.module}.py" if "/" in self.module else f"lib/mixture/{self.module}.py"
 
 
 def normalised(source: str) -> str:
@@ -41,7 +49,7 @@ def mutated(source: str, mutation: Mutation) -> str:
     if count != 1:
         raise ValueError(
             f"mutation {mutation.name!r}: {mutation.old!r} stands {count} times in "
-            f"lib/mixture/{mutation.module}.py as ast.unparse writes it; name its place anew in tests/mutants.py"
+            f"{mutation.path} as ast.unparse writes it; name its place anew in tests/mutants.py"
         )
     after = before.replace(mutation.old, mutation.new)
     if ast.dump(ast.parse(after)) == ast.dump(ast.parse(before)):
@@ -212,16 +220,16 @@ MUTATIONS = [
     # files
     Mutation(
         "another configuration is accepted",
-        "denoiser",
-        "    if differ:\n",
-        "    if False:\n",
+        "common/weights",
+        "if differ:",
+        "if False:",
         ANNOUNCED,
     ),
     Mutation(
         "written in place",
-        "denoiser",
-        "with files.atomic(path) as partial:\n        partial.write_bytes(data)",
-        "Path(path).write_bytes(data)",
+        "common/weights",
+        "with files.atomic(path) as partial:\n        partial.write_bytes(to_bytes",
+        "if True:\n        Path(path).write_bytes(to_bytes",
         ANNOUNCED,
     ),
     # training

@@ -65,16 +65,16 @@ def run(
     """Seconds of the tests that ran and the names of those that failed, in a copy with the mutation.
 
     Stops at the first failure, unless there is no mutation or `only` some tests are asked for. Without a mutation all
-    modules of the mixture are normalised, as a mutated one is, so that no test can fail for its layout.
+    modules that have one are normalised, as a mutated one is, so that no test can fail for its layout.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_project(Path(folder).resolve())
-        modules = copy / "lib" / "mixture"
         if mutation is None:
-            for path in modules.glob("*.py"):
+            for name in sorted({other.path for other in MUTATIONS}):
+                path = copy / name
                 path.write_text(normalised(path.read_text()))
         else:
-            path = modules / f"{mutation.module}.py"
+            path = copy / mutation.path
             path.write_text(mutated(path.read_text(), mutation))
         names = FILES if mutation is None else mutation.tests
         arguments = [f"tests/mixture/test_{name}.py" for name in names]
@@ -157,7 +157,7 @@ def apply_all(
             killed.append(mutation)
         noticing.update(failed)
         first = failed[0] if failed else "SURVIVES"
-        print(f"{mutation.module:9} {mutation.name:52} {first}", flush=True)
+        print(f"{mutation.module:14} {mutation.name:52} {first}", flush=True)
     return applied, killed, noticing
 
 

@@ -10,14 +10,14 @@ from mutants import MUTATIONS, Mutation, mutated, normalised
 
 from lib.common import params
 
-MIXTURE = params.root() / "lib" / "mixture"
+ROOT = params.root()
 
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """A copy of lib/mixture for lines of 40 characters with single quotes: nearly every statement is broken anew."""
-    folder = tmp_path_factory.mktemp("narrow") / "mixture"
-    shutil.copytree(MIXTURE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of lib for lines of 40 characters with single quotes: nearly every statement is broken anew."""
+    folder = tmp_path_factory.mktemp("narrow")
+    shutil.copytree(ROOT / "lib", folder / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     style = ["--config", "line-length = 40", "--config", "format.quote-style = 'single'"]
     command = [sys.executable, "-m", "ruff", "format", "--isolated", *style, str(folder)]
     subprocess.run(command, check=True, capture_output=True)
@@ -28,8 +28,8 @@ def test_every_mutation_finds_its_place_in_a_reformatted_copy(narrow):
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
     changed = 0
     for mutation in MUTATIONS:
-        source = (MIXTURE / f"{mutation.module}.py").read_text()
-        other = (narrow / f"{mutation.module}.py").read_text()
+        source = (ROOT / mutation.path).read_text()
+        other = (narrow / mutation.path).read_text()
         changed += source != other
         assert without_docstrings(mutated(other, mutation)) == without_docstrings(
             mutated(source, mutation)

@@ -1,35 +1,48 @@
 """Find the project, read `params.yaml` once, and refuse what it does not allow.
 
-A section of the file has `common` values and one block per profile; the profile's values win. `load` merges them
-into frozen pydantic models, so that a wrong key, type or range stops before anything runs and names the key, the
-value and what is allowed.
+The file has values for everybody (seed, threads, ...) and sections. A section has `common` values and one block per
+profile; the profile's values win. `load` checks the whole file, for both profiles, so that a wrong key, type or range
+stops before anything runs and names the key, the value and what is allowed.
+
+What a section may hold stands in its package, as a pydantic model beside the code that reads it. This module knows
+the models by name only and imports them when it reads the file: a stage of the pipeline depends on its own section
+and not on those of others.
 """
 
+import functools
+import importlib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 PROFILES = ("sample", "full")
+SECTIONS = {  # section of params.yaml -> its model
+    "data": "lib.common.settings.Data",
+    "announced": "lib.mixture.settings.Announced",
+    "em": "lib.diffusion.settings.Em",
+    "mixture": "lib.mixture.settings.Mixture",
+    "language": "lib.language.settings.Language",
+}
 
 
 class UserError(Exception):
     """A fault that the user can mend. The message says what, where and what to do, on one line."""
 
 
+# Types of values, for the models of the sections.
+
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[
     float, Field(gt=0, le=1, description="noise standard deviation, pixel values in [0, 1]")
 ]
-
-
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 
 
 class Frozen(BaseModel):
@@ -50,114 +63,8 @@ class Trainings(Frozen):
     language: Seeds
 
 
-class Data(Section):
-    """Notebook 01: the data and their noise."""
-
-    sigma: Sigma
-    blur_sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
-    val_share: Share
-    bias_levels: Annotated[int, Field(ge=3)]
-    tune_images: Count
-
-
-class Announced(Section):
-    """Notebook 03: the announced mixture and its recipe."""
-
-    sigma: Sigma
-    batch: Count
-    learning_rate: Positive
-    weight_decay: NotNegative
-    clip: Positive
-    balance: NotNegative
-    train_images: Count
-    val_images: Count
-    epochs: Count
-    log_every: Count
-
-
-class Em(Section):
-    """Notebook 02: EM graph diffusion."""
-
-    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1, strict=False)]
-    patch: Annotated[int, Field(ge=3, le=8)]
-    components: Count
-    rank: Count
-    iterations: Count
-    fit_images: Count
-    fit_patches: Count
-    tune_images: Count
-    eval_images: Count
-    subset_images: Count
-    eval_seeds: Seeds
-    ridge: NotNegative
-    show_patches: Count
-    show_components: Count
-    loop_batch: Count
-    loop_every: Count
-    loop_steps: Count
-    loop_images: Count
-    loop_seeds: Count
-
-
-class Mixture(Section):
-    """Notebook 03: our mixture, its controls and their common recipe."""
-
-    threads: Count
-    sigma: Sigma
-    batch: Count
-    learning_rate: Positive
-    muon: Positive
-    weight_decay: NotNegative
-    clip: Positive
-    balance: Annotated[float, Field(ge=0, le=0)]
-    average: Share
-    varied: Share
-    flips: bool
-    bf16: bool
-    logarithm: bool
-    whole: Annotated[float, Field(ge=0, lt=1)]
-    schedule: Literal["trapezoid"]
-    cooling: Share
-    train_images: Count
-    val_images: Count
-    epochs: Count
-    log_every: Count
-
-
-class Language(Section):
-    """Notebooks 04 and 05: the networks, their recipe and how they are priced."""
-
-    width: Count
-    layers: Count
-    heads: Count
-    hidden: Count
-    context: Count
-    gram_buckets: Annotated[tuple[Count, ...], Field(max_length=2, strict=False)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    lstm_layers: Count
-    lstm_hidden: Count
-    lstm_dropout: Annotated[float, Field(ge=0, lt=1)]
-    gram_dropout: Annotated[float, Field(ge=0, lt=1)]
-    batch: Count
-    adam: Positive
-    muon: NotNegative
-    warmup: Share
-    average: Annotated[float, Field(ge=0, lt=1)]
-    adapt_rate: Positive
-    adapt_stride: Count
-    stride: Count
-    order: Annotated[int, Field(ge=1, le=9)]
-    block: Count
-    small_width: Count
-    word_rate: Positive
-    attention_steps: Count
-    lstm_steps: Count
-    small_steps: Count
-    word_steps: Count
-
-
 class Params(Frozen):
-    """All of `params.yaml` for one profile."""
+    """The values for everybody. What `load` returns also has a field for each section, by its name."""
 
     profile: Literal["sample", "full"]
     device: Literal["auto", "cpu", "cuda"]
@@ -166,18 +73,6 @@ class Params(Frozen):
     seeds: Trainings
     full_seeds: Trainings
     noise_seed: Seed
-    data: Data
-    announced: Announced
-    em: Em
-    mixture: Mixture
-    language: Language
-
-
-SECTIONS = {
-    name: field.annotation
-    for name, field in Params.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
 
 
 def root() -> Path:
@@ -214,9 +109,8 @@ def load(profile: str | None = None, path: Path | None = None) -> Params:
     asked = profile or raw.get("profile")
     if asked not in PROFILES:
         raise UserError(f"{path.name}: profile = {asked!r}: allowed are {', '.join(PROFILES)}")
-    checked = {
-        name: _build(raw, name, path.name) for name in PROFILES
-    }  # both: a fault must not wait for `make full`
+    # both profiles: a fault must not wait for `make full`
+    checked = {name: _build(raw, name, path.name) for name in PROFILES}
     return checked[asked]
 
 
@@ -229,12 +123,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path.name}: not found; restore it with `git checkout {path.name}`"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path.name}: not readable as YAML: {' '.join(str(error).split())}"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path.name}: not readable as YAML: {reason}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path.name}: expected keys and values, found {type(value).__name__}")
     return value
+
+
+def section_model(section: str) -> type[Section]:
+    """The pydantic model of a section, from its package."""
+    module, name = SECTIONS[section].rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+@functools.cache
+def _whole_model() -> type[Params]:
+    """`Params` with a field for each section."""
+    fields = {section: (section_model(section), ...) for section in SECTIONS}
+    return create_model("Params", __base__=Params, **fields)
 
 
 class _NoTwins(yaml.SafeLoader):
@@ -251,19 +157,20 @@ class _NoTwins(yaml.SafeLoader):
 
 
 def _build(raw: dict, profile: str, name: str) -> Params:
-    values = {
-        key: _merge(key, value, profile, name) if key in SECTIONS else value
-        for key, value in raw.items()
-    }
+    """The parameters of a profile from the file's content; `name` is the file's, for errors."""
+    values = {}
+    for key, value in raw.items():
+        values[key] = _merge(key, value, profile, name) if key in SECTIONS else value
+    values["profile"] = profile
     try:
-        return Params.model_validate({**values, "profile": profile})
+        return _whole_model().model_validate(values)
     except ValidationError as error:
-        raise UserError(
-            "; ".join(f"{name}: {_tell(fault, raw, profile)}" for fault in error.errors())
-        ) from None
+        faults = [f"{name}: {_tell(fault, raw, profile)}" for fault in error.errors()]
+        raise UserError("; ".join(faults)) from None
 
 
 def _merge(section: str, blocks: Any, profile: str, name: str) -> dict:
+    """The values of a section: its `common` block with the profile's block over it."""
     known = ("common", *PROFILES)
     if not isinstance(blocks, dict):
         raise UserError(f"{name}: {section} = {blocks!r}: expected the blocks {', '.join(known)}")
@@ -274,19 +181,24 @@ def _merge(section: str, blocks: Any, profile: str, name: str) -> dict:
             )
         if not isinstance(values, dict | None):
             raise UserError(f"{name}: {section}.{block} = {values!r}: expected keys and values")
-    return {**(blocks.get("common") or {}), **(blocks.get(profile) or {})}
+    common = blocks.get("common") or {}
+    own = blocks.get(profile) or {}
+    return common | own
 
 
 def _tell(fault: dict, raw: dict, profile: str) -> str:
     """One pydantic fault as `section.block.key = value: what is allowed`."""
     where = [str(part) for part in fault["loc"]]
-    if where[0] in SECTIONS and len(where) > 1:
-        inside = where[1] in (raw[where[0]].get(profile) or {})
-        where.insert(1, profile if inside else "common")
+    inside_section = where[0] in SECTIONS and len(where) > 1
+    if inside_section:
+        own_block = raw[where[0]].get(profile) or {}
+        where.insert(1, profile if where[1] in own_block else "common")
     key = ".".join(where)
-    if fault["type"] == "extra_forbidden":
-        model = Params.model_fields[where[0]].annotation if len(where) > 1 else Params
-        return f"{key}: unknown key; allowed are {', '.join(model.model_fields)}"
     if fault["type"] == "missing":
         return f"{key}: missing"
+    if fault["type"] == "extra_forbidden":
+        owner = _whole_model()
+        if len(where) > 1:
+            owner = owner.model_fields[where[0]].annotation
+        return f"{key}: unknown key; allowed are {', '.join(owner.model_fields)}"
     return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

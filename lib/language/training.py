@@ -22,6 +22,7 @@ from lib.common.params import UserError
 from lib.language import causal, corpus
 from lib.language.optimiser import Optimiser, Recipe, schedule
 from lib.language.pricing import adaptive_prices, nats_of, network, prices
+from lib.language.settings import Language
 from lib.language.symbols import Config
 
 BOOKS = ("alice29", "hamlet")
@@ -144,7 +145,7 @@ class Arm(NamedTuple):
     adapt: bool = False
 
 
-def arms(p, vocab: int) -> dict[str, Arm]:
+def arms(p: Language, vocab: int) -> dict[str, Arm]:
     """Every arm by name, from the section `language` of params.yaml."""
     grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
     base = Config(
@@ -197,7 +198,7 @@ def setup(threads: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def run_arm(arm: Arm, library: corpus.Corpus, p, seed: int, folder: Path) -> None:
+def run_arm(arm: Arm, library: corpus.Corpus, p: Language, seed: int, folder: Path) -> None:
     """Train one arm, price every held-out part, write weights.safetensors and prices.safetensors."""
     config, recipe = arm.config, arm.recipe
     params = {name: tf.Variable(a) for name, a in network(config).init(config, seed).items()}

@@ -24,11 +24,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.common import data, files, quality, weights
-from lib.common.params import Params, Section, UserError, load, root
+from lib.common.params import Params, UserError, load, root
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 from lib.mixture.ranks import ALONE, Ranks, joined
 from lib.mixture.run import Diverged, Run, TrainConfig, load_checkpoint, save_checkpoint
+from lib.mixture.settings import Announced, Mixture
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
@@ -134,12 +135,14 @@ def configure(params: Params, arm: str, seed: int) -> TrainConfig:
                        val_every=epoch, save_every=min(epoch, 250), **recipe)  # fmt: skip
 
 
-def section_of(params: Params, arm: str) -> Section:
+def section_of(params: Params, arm: str) -> Announced | Mixture:
     """The section of `params.yaml` that an arm reads."""
     return params.announced if arm.startswith("announced") else params.mixture
 
 
-def training_data(params: Params, section: Section) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def training_data(
+    params: Params, section: Announced | Mixture
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training images (M, 3, 32, 32) uint8; validation images clean and noisy, (V, 3, 32, 32) float32 in [0, 1]."""
     images, _ = data.load_cifar("train", params.profile)
     train, val = data.split(len(images), params.seed)

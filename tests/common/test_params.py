@@ -1,6 +1,8 @@
 """lib/common/params.py: what is allowed passes, and every kind of bad value stops with key, value and what is allowed."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,24 @@ def test_loaded_parameters_are_frozen(holder, key):
 @pytest.mark.parametrize("section", params.SECTIONS)
 def test_every_section_is_in_the_file_with_known_blocks_only(section):
     assert set(yaml.safe_load(FILE.read_text())[section]) <= {"common", *params.PROFILES}
+
+
+@pytest.mark.parametrize("section, model", params.SECTIONS.items())
+def test_a_section_has_its_model_in_the_package_that_reads_it(section, model):
+    assert issubclass(params.section_model(section), params.Section)
+    assert model.rsplit(".", 1)[0].endswith(".settings")
+    assert type(getattr(params.load("sample"), section)) is params.section_model(section)
+
+
+def test_reading_params_imports_no_section_before_the_file_is_read():
+    code = (
+        "import sys; from lib.common import params; "
+        "print([name for name in sys.modules if name.endswith('.settings')])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=params.root(), capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.fault(

@@ -86,7 +86,8 @@ def test_a_stage_names_the_parameters_that_decide_it(name):
     """Sections in the command, and what the notebook's parameters cell declares beyond them."""
     stage = raw()[name]
     watched = set(stage.get("params", []))
-    known = set(params.Params.model_fields) - {"profile", "full_seeds"}
+    known = set(params.Params.model_fields) | set(params.SECTIONS)
+    known -= {"profile", "full_seeds"}
     assert {key.split(".")[0] for key in watched} <= known
     words = shlex.split(stage["cmd"].replace("${item.", "{"))
     if words[2] == "lib.tools.execute":

@@ -1,0 +1,47 @@
+"""What the mixture takes from `params.yaml`: the announced recipe, and that of ours and its controls."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lib.common.params import Count, NotNegative, Positive, Section, Share, Sigma
+
+
+class Announced(Section):
+    """Notebook 03: the announced mixture and its recipe."""
+
+    sigma: Sigma
+    batch: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    clip: Positive
+    balance: NotNegative
+    train_images: Count
+    val_images: Count
+    epochs: Count
+    log_every: Count
+
+
+class Mixture(Section):
+    """Notebook 03: our mixture, its controls and their common recipe."""
+
+    threads: Count
+    sigma: Sigma
+    batch: Count
+    learning_rate: Positive
+    muon: Positive
+    weight_decay: NotNegative
+    clip: Positive
+    balance: Annotated[float, Field(ge=0, le=0)]
+    average: Share
+    varied: Share
+    flips: bool
+    bf16: bool
+    logarithm: bool
+    whole: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["trapezoid"]
+    cooling: Share
+    train_images: Count
+    val_images: Count
+    epochs: Count
+    log_every: Count

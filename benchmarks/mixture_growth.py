@@ -1,142 +1,162 @@
 """What more training alone is worth: `python benchmarks/mixture_growth.py [train ARM TIMES]`.
 
-`train ours 6` trains for six times the epochs of the full profile, `unet` is the network without attention, 3 is the
-other number known here; three times take three quarters of an hour of a core, and a training goes on where it was
-stopped. It writes models/mixture_ARM_TIMESx.safetensors. Without arguments all are measured on the 10,000 test images
-beside the full profile's own runs of the same seed (`dvc pull` inside `.full/tree`, or runs/full/mixture), three
-minutes of one thread; writes benchmarks/mixture_growth.json.
+`train ours 6` trains for six times the epochs of the full profile; the arm `unet` is the network without attention, and
+3 is the other number known here. Three times take three quarters of an hour of a core. A training goes on where it was
+stopped, and writes runs/growth/ARM-TIMESx. Without arguments all are measured on the 10,000 test images, beside the full
+profile's own runs of the same seed (`dvc pull`, or runs/full/mixture), in three minutes of one thread.
 
 The rule, fixed before the runs: everything but the number of epochs is the full profile's, a test image counts once
 with the same noise everywhere, and nothing that ships is chosen by what comes out. Six times was added when
-three had been measured. Needs all of CIFAR-10.
+three had been measured. Needs all of CIFAR-10. Writes benchmarks/mixture_growth.json.
 """
 
 import sys
 import time
 from pathlib import Path
 
+import full_runs
 import numpy as np
+import recording
 import torch
+from recording import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from lib.common import data, files, intervals, machine, params, quality, record
+from lib.common import data, intervals, params, quality, record
+from lib.common.params import UserError
 from lib.mixture import denoiser, training
 from lib.mixture.experts import Routing
 
 ARMS = {"ours": "ours", "unet": "the network without attention"}
-SEED, TIMES, SIGMA = 1, (3, 6), 0.2
-TREES = ROOT, ROOT / ".full" / "tree"
+SEED = 1
+TIMES = (3, 6)
+SIGMA = 0.2
+
+
+def growth_folder(arm: str, times: int) -> Path:
+    return ROOT / "runs" / "growth" / f"{arm}-{times}x"
 
 
 def weights(arm: str, times: int) -> Path:
-    """Where the weights after so many times the full profile's epochs lie; once, the profile's own run."""
-    if times > 1:
-        return ROOT / "models" / f"mixture_{arm}_{times}x.safetensors"
-    places = [
-        tree / "runs" / "full" / "mixture" / f"{arm}-{SEED}" / "weights.safetensors"
-        for tree in TREES
-    ]
-    for path in places:
-        if path.is_file():
-            return path
-    raise SystemExit(f"error: the full profile's run of {arm} is missing; expected at {places[0]}")
+    """The weights after so many times the full profile's epochs; after once, the profile's own run.
+
+    Raises:
+        UserError: they are not there; it says how to make them, and in how many minutes.
+    """
+    if times == 1:
+        return full_runs.weights_of(arm, SEED)
+    path = growth_folder(arm, times) / "weights.safetensors"
+    if not path.is_file():
+        seconds = recording.metrics_of("mixture_growth")[f"growth_{arm}_{times}x_cpu_s"]["value"]
+        raise UserError(
+            f"{path.relative_to(ROOT)}: not found; make it with `python benchmarks/mixture_growth.py "
+            f"train {arm} {times}`, about {seconds / 60:.0f} CPU minutes"
+        )
+    return path
 
 
 def train(arm: str, times: int) -> None:
-    """The full profile's training with so many times the epochs; CPU seconds are known if it was not interrupted."""
+    """The full profile's training with so many times the epochs; its CPU seconds are known if it was not stopped."""
     chosen = params.load("full")
     recipe = chosen.mixture.model_copy(update={"epochs": times * chosen.mixture.epochs})
     config = training.configure(chosen.model_copy(update={"mixture": recipe}), arm, SEED)
-    name = f"growth-{arm}-{times}x"
-    log, checkpoint = (
-        ROOT / "runs" / name / "log.jsonl",
-        ROOT / "checkpoints" / f"{name}.safetensors",
-    )
-    whole = not checkpoint.exists()
+    folder = growth_folder(arm, times)
+    checkpoint = ROOT / "checkpoints" / f"growth-{arm}-{times}x.safetensors"
+    from_the_start = not checkpoint.exists()
     start = time.process_time()
-    model, record = training.fit(
-        config, *training.training_data(chosen, recipe), log=log, checkpoint=checkpoint, resume=True
+    model, run = training.fit(
+        config,
+        *training.training_data(chosen, recipe),
+        log=folder / "log.jsonl",
+        checkpoint=checkpoint,
+        resume=True,
     )
-    spent = {"cpu_seconds": round(time.process_time() - start)} if whole else {}
-    about = {"arm": arm, "config": record["config"], "val_psnr": record["val_psnr"], **spent}
-    denoiser.save_tensors(weights(arm, times), model.state_dict(), about)
+    about = {"arm": arm, "config": run["config"], "val_psnr": run["val_psnr"]}
+    if from_the_start:
+        about["cpu_seconds"] = round(time.process_time() - start)
+    denoiser.save_tensors(folder / "weights.safetensors", model.state_dict(), about)
+
+
+class Measured:
+    """The metrics, and the PSNR of each test image by (arm, times, routing)."""
+
+    def __init__(self):
+        self.metrics = {}
+        self.psnr = {}
+
+    def add(self, name, values, what, **options):
+        text = f"{what}; seed {SEED}, sigma {SIGMA} clamped"
+        self.metrics[name] = record.metric(values, what=text, **options)
+
+    def add_gain(self, name, more, less, what):
+        """Decibels of run `more` minus those of run `less`, image by image."""
+        gain = intervals.paired_difference(self.psnr[more], self.psnr[less])
+        self.add(name, gain, what, unit="dB", band=0.02)
 
 
 def measure() -> dict:
     """Metrics of the runs on the test images, and their paired differences."""
-    chosen = params.load("full")
     test, _ = data.load_cifar("test", "full")
     clean = (test / 255).astype(np.float32)  # (10000, 3, 32, 32)
-    noisy = torch.from_numpy(data.add_noise(clean, SIGMA, chosen.noise_seed))
-    psnr, out = {}, {}
-
-    def restored(arm, times, routing):
-        model = denoiser.load_weights(weights(arm, times), arm)
-        plan = Routing(routing, torch.Generator().manual_seed(SEED))
-        image = denoiser.denoise(model, noisy, SIGMA, routing=plan).numpy()
-        psnr[arm, times, routing] = quality.psnr(clean, image)
-        return image
-
-    def note(name, values, what, **options):
-        out[name] = record.metric(
-            values, what=f"{what}; seed {SEED}, sigma {SIGMA} clamped", **options
-        )
-
-    def gain(name, more, less, what):
-        note(name, intervals.paired_difference(psnr[more], psnr[less]), what, unit="dB", band=0.02)
-
-    mean = intervals.bootstrap_mean
-    own = {arm: denoiser.ARMS[arm].routing for arm in ARMS}
+    noisy = torch.from_numpy(data.add_noise(clean, SIGMA, params.load("full").noise_seed))
+    found = Measured()
     for times in (1, *TIMES):
         spent = f"{times} times the epochs of the full profile"
         for arm, text in ARMS.items():
-            image = restored(arm, times, own[arm])
-            if times == 1:
-                continue
-            name, what = f"growth_{arm}_{times}x", f"{text}, {spent}"
-            long, once = (arm, times, own[arm]), (arm, 1, own[arm])
-            note(
-                f"{name}_psnr_db",
-                mean(psnr[long]),
-                f"PSNR, {what}",
-                unit="dB",
-                band=0.02,
-                headline=arm == "ours",
-            )
-            note(f"{name}_ssim", mean(quality.ssim(clean, image)), f"SSIM, {what}", band=0.002)
-            gain(f"{name}_gain_db", long, once, f"PSNR, {what} minus once")
-            _, about = denoiser.load_tensors(weights(arm, times))
-            if "cpu_seconds" in about:
-                note(f"{name}_cpu_s", about["cpu_seconds"], f"training, {what}", unit="CPU s", n=1)
-        both = [(arm, times, own[arm]) for arm in ("ours", "unet")]
-        gain(f"growth_over_unet_{times}x_db", *both, f"PSNR of ours minus {ARMS['unet']}, {spent}")
-        restored("ours", times, "random")
-        routes = ("ours", times, own["ours"]), ("ours", times, "random")
-        gain(
-            f"growth_router_{times}x_db",
-            *routes,
-            f"PSNR of ours minus the same along random routes, {spent}",
-        )
-    return out
+            ssim = restore(found, clean, noisy, arm, times, denoiser.ARMS[arm].routing)
+            if times > 1:
+                add_growth(found, arm, times, ssim, f"{text}, {spent}")
+        restore(found, clean, noisy, "ours", times, "random")
+        learned = ("ours", times, denoiser.ARMS["ours"].routing)
+        control = ("unet", times, denoiser.ARMS["unet"].routing)
+        what = f"PSNR of ours minus {ARMS['unet']}, {spent}"
+        found.add_gain(f"growth_over_unet_{times}x_db", learned, control, what)
+        what = f"PSNR of ours minus the same along random routes, {spent}"
+        found.add_gain(f"growth_router_{times}x_db", learned, ("ours", times, "random"), what)
+    return found.metrics
+
+
+def restore(found: Measured, clean, noisy, arm: str, times: int, routing: str) -> np.ndarray:
+    """Note the PSNR of each test image denoised by one run; returns their SSIM (N,)."""
+    model = denoiser.load_weights(weights(arm, times), arm)
+    plan = Routing(routing, torch.Generator().manual_seed(SEED))
+    image = denoiser.denoise(model, noisy, SIGMA, routing=plan).numpy()
+    found.psnr[arm, times, routing] = quality.psnr(clean, image)
+    return quality.ssim(clean, image)
+
+
+def add_growth(found: Measured, arm: str, times: int, ssim: np.ndarray, what: str) -> None:
+    """PSNR, SSIM, gain and CPU seconds of a longer training."""
+    name = f"growth_{arm}_{times}x"
+    long = (arm, times, denoiser.ARMS[arm].routing)
+    once = (arm, 1, denoiser.ARMS[arm].routing)
+    found.add(
+        f"{name}_psnr_db",
+        intervals.bootstrap_mean(found.psnr[long]),
+        f"PSNR, {what}",
+        unit="dB",
+        band=0.02,
+        headline=arm == "ours",
+    )
+    found.add(f"{name}_ssim", intervals.bootstrap_mean(ssim), f"SSIM, {what}", band=0.002)
+    found.add_gain(f"{name}_gain_db", long, once, f"PSNR, {what} minus once")
+    _, about = denoiser.load_tensors(weights(arm, times))
+    if "cpu_seconds" in about:
+        seconds = about["cpu_seconds"]
+        found.add(f"{name}_cpu_s", seconds, f"training, {what}", unit="CPU s", n=1)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    known = [[arm, str(times)] for arm in ARMS for times in TIMES]
-    if sys.argv[1:2] == ["train"] and sys.argv[2:] in known:
-        train(sys.argv[2], int(sys.argv[3]))
-    elif not sys.argv[1:]:
-        found = measure()
-        print({name: round(entry["value"], 4) for name, entry in found.items()})
-        run = {"device": "cpu", "seed": SEED, "threads": 1, **machine.environment()}
-        record = {"study": "mixture_growth", "metrics": found, "run": run}
-        files.write_json(ROOT / "benchmarks" / "mixture_growth.json", record)
+    arguments = sys.argv[1:]
+    known = [["train", arm, str(times)] for arm in ARMS for times in TIMES]
+    if arguments in known:
+        train(arguments[1], int(arguments[2]))
+    elif not arguments:
+        metrics = measure()
+        print({name: round(entry["value"], 4) for name, entry in metrics.items()})
+        recording.write("mixture_growth", metrics, {"device": "cpu", "seed": SEED, "threads": 1})
     else:
-        choice = " ".join(f"{{{','.join(map(str, several))}}}" for several in (ARMS, TIMES))
-        raise SystemExit(f"usage: python benchmarks/mixture_growth.py [train {choice}]")
+        raise UserError("usage: python benchmarks/mixture_growth.py [train {ours,unet} {3,6}]")
 
 
 if __name__ == "__main__":
-    main()
+    recording.run(main)

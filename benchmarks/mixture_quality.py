@@ -1,13 +1,12 @@
 """What the shipped mixture is worth: `python benchmarks/mixture_quality.py [PART ...]`, see PARTS below.
 
-Needs all of CIFAR-10 (`python -m lib data fetch`) and the weights in models/: ours, and its controls of nearly as
-many CPU seconds of training. All 10,000 test images at sigma 0.2 clamped; windows sent elsewhere than the router
+Needs all of CIFAR-10 (`python -m lib data fetch`), the weights in models/, and in runs/full/mixture the controls of
+nearly as many CPU seconds of training, which do not ship (a missing one is named with its command and minutes). All 10,000 test images at sigma 0.2 clamped; windows sent elsewhere than the router
 would; noise levels from 0.05 to 0.5; classical filters; operations and milliseconds; whole photographs that
 scikit-image brings along. About eight minutes of one thread. Writes benchmarks/mixture_quality.json and the figures of
 the model card; with names of parts, only those are measured again.
 
-`seeds` compares trainings of other seeds, too, which do not ship: it takes those that lie in runs/full/mixture
-(`python -m lib.mixture.training --arm ours --seed 1 --profile full --out runs/full/mixture/ours-1`, 17 CPU minutes).
+`seeds` compares trainings of other seeds, too: it takes those that lie in runs/full/mixture.
 """
 
 import json
@@ -15,27 +14,25 @@ import re
 import statistics
 import sys
 import time
-from pathlib import Path
 
+import full_runs
 import numpy as np
+import recording
 import torch
+from recording import ROOT
 from scipy.ndimage import gaussian_filter
 from skimage import data as photographs
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from lib.common import data, files, intervals, machine, params, quality, record
+from lib.common import data, intervals, params, quality, record
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 
 SIGMA, LEVELS, SEED = 0.2, (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), 0
 PLANS = ("learned", "random", "fixed", "all", "none")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
-WEIGHTS = {arm: ROOT / "models" / f"mixture_{name}.safetensors"
-           for arm, name in (("ours", "denoiser"), ("unet", "unet"), ("ours_committed", "committed"))}  # fmt: skip
+CONTROLS = ("unet", "ours_committed")
 WHAT = {
     "ours": "ours",
     "unet": "no attention, nearly as many CPU seconds",
@@ -47,6 +44,13 @@ RIVALS = {
     "router_gain": ("random", "the same weights along random routes, as in their training"),
 }
 FEW = 1000  # test images, where a filter or a level is slow
+
+
+def weights(arm):
+    """Ours ships; the controls are made, and a UserError says how."""
+    if arm == "ours":
+        return ROOT / "models" / "mixture_denoiser.safetensors"
+    return full_runs.weights_of(arm, SEED)
 
 
 def restore(model, noisy, sigma, how="learned"):
@@ -63,39 +67,24 @@ def decibels(values, what, **options):
 
 def arms(models, clean, noise_seed):
     """Ours (three noise seeds) and its controls (the first of them) on all test images."""
-    what, out, psnr = "10,000 test images, sigma 0.2 clamped", {}, {}
+    what = "10,000 test images, sigma 0.2 clamped"
     noisy = data.add_noise(clean, SIGMA, noise_seed)
+    out, psnr = {}, {}
     for arm, model in models.items():
         image = restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing)
-        psnr[arm], pooled = quality.psnr(clean, image), quality.pooled_psnr(clean, image)
-        out[f"mixture_full_{arm}_psnr_db"] = decibels(psnr[arm], f"PSNR, {WHAT[arm]}, {what}")
-        out[f"mixture_full_{arm}_psnr_pooled_db"] = record.metric(
-            pooled,
-            unit="dB",
-            n=len(clean),
-            band=0.02,
-            what=f"PSNR of the mean squared error, {WHAT[arm]}, {what}",
-        )
-        ssim = intervals.bootstrap_mean(quality.ssim(clean, image))
-        out[f"mixture_full_{arm}_ssim"] = record.metric(
-            ssim, band=0.002, what=f"SSIM, {WHAT[arm]}, {what}"
-        )
-        out[f"mixture_full_{arm}_params"] = record.metric(
-            denoiser.parameters(model), n=1, what=WHAT[arm]
-        )
-    for seed in (noise_seed + 2, noise_seed + 3):  # noise_seed + 1 is that of the validation images
-        psnr[seed] = quality.psnr(
-            clean, restore(models["ours"], data.add_noise(clean, SIGMA, seed), SIGMA)
-        )
-    three = np.mean([psnr["ours"], psnr[noise_seed + 2], psnr[noise_seed + 3]], axis=0)
+        psnr[arm] = quality.psnr(clean, image)
+        out |= measures(f"mixture_full_{arm}", clean, image, f"{WHAT[arm]}, {what}")
+        size = denoiser.parameters(model)
+        out[f"mixture_full_{arm}_params"] = record.metric(size, n=1, what=WHAT[arm])
     trained = training_seconds()
     spent = f"{trained['mixture_training_seconds']['value']:,.0f} CPU s of training"
     out["mixture_cpu10_psnr_db"] = decibels(
-        three, f"PSNR, ours, {spent}, 3 noise seeds, {what}", headline=True
+        over_noise_seeds(models["ours"], psnr["ours"], clean, noise_seed),
+        f"PSNR, ours, {spent}, 3 noise seeds, {what}",
+        headline=True,
     )
-    out["mixture_full_noisy_psnr_db"] = decibels(
-        quality.psnr(clean, noisy), f"PSNR, noisy input, {what}"
-    )
+    before = quality.psnr(clean, noisy)
+    out["mixture_full_noisy_psnr_db"] = decibels(before, f"PSNR, noisy input, {what}")
     psnr["random"] = quality.psnr(clean, restore(models["ours"], noisy, SIGMA, "random"))
     for name, (other, text) in RIVALS.items():
         gain = intervals.paired_difference(psnr["ours"], psnr[other])
@@ -103,51 +92,75 @@ def arms(models, clean, noise_seed):
     return out | trained
 
 
+def measures(name, clean, image, what):
+    """Mean PSNR, PSNR of the pooled error and SSIM of denoised images."""
+    pooled = quality.pooled_psnr(clean, image)
+    ssim = intervals.bootstrap_mean(quality.ssim(clean, image))
+    return {
+        f"{name}_psnr_db": decibels(quality.psnr(clean, image), f"PSNR, {what}"),
+        f"{name}_psnr_pooled_db": record.metric(
+            pooled,
+            unit="dB",
+            n=len(clean),
+            band=0.02,
+            what=f"PSNR of the mean squared error, {what}",
+        ),
+        f"{name}_ssim": record.metric(ssim, band=0.002, what=f"SSIM, {what}"),
+    }
+
+
+def over_noise_seeds(model, first, clean, noise_seed):
+    """The PSNR of each image (N,), its mean over three noise seeds; `first` is that of the first seed."""
+    found = [first]
+    for seed in (noise_seed + 2, noise_seed + 3):  # noise_seed + 1 is that of the validation images
+        noisy = data.add_noise(clean, SIGMA, seed)
+        found.append(quality.psnr(clean, restore(model, noisy, SIGMA)))
+    return np.mean(found, axis=0)
+
+
 def training_seconds():
-    """CPU seconds of the shipped trainings, and of ours until its validation images first passed what was announced."""
+    """CPU seconds of the trainings, and of ours until its validation images first passed what was announced."""
     out = {}
-    for arm, prefix in (("unet", "unet_"), ("ours_committed", "ours_committed_"), ("ours", "")):
-        _, about = denoiser.load_tensors(WEIGHTS[arm])
-        steps, every, seconds = (
-            about["config"]["steps"],
-            about["config"]["val_every"],
-            about["cpu_seconds"],
-        )
+    prefixes = {"unet": "unet_", "ours_committed": "ours_committed_", "ours": ""}
+    for arm, prefix in prefixes.items():
+        _, about = denoiser.load_tensors(weights(arm))
+        steps = about["config"]["steps"]
         what = f"training of {WHAT[arm].split(',')[0]}, {steps:,} steps"
         out[f"mixture_{prefix}training_seconds"] = record.metric(
-            seconds, unit="CPU s", n=1, what=what
+            about["cpu_seconds"], unit="CPU s", n=1, what=what
         )
+    every = about["config"]["val_every"]  # of ours, the last one
     passed = next((step for step, value in about["val_psnr"] if value > 25.12), steps)
     what = f"CPU seconds of training until 500 validation images, looked at every {every:,} steps, pass 25.12 dB"
-    reached = record.metric(passed / steps * seconds, unit="CPU s", n=1, what=what, headline=True)
-    return out | {"mixture_seconds_to_2512": reached}
+    out["mixture_seconds_to_2512"] = record.metric(
+        passed / steps * about["cpu_seconds"], unit="CPU s", n=1, what=what, headline=True
+    )
+    return out
 
 
 def seeds(models, clean, noise_seed):
     """Ours against each control over all training seeds for which both are there; an image counts with its mean."""
-    trained, found, out = {(arm, SEED): model for arm, model in models.items()}, {}, {}
+    trained = {(arm, SEED): model for arm, model in models.items()}
     for path in sorted((ROOT / "runs" / "full" / "mixture").glob("*/weights.safetensors")):
         arm, seed = path.parent.name.rsplit("-", 1)
-        if arm in WEIGHTS and int(seed) != SEED:
+        if arm in models and int(seed) != SEED:
             trained[arm, int(seed)] = denoiser.load_weights(path, arm)
     noisy = data.add_noise(clean, SIGMA, noise_seed)
+    found = {}
     for (arm, seed), model in trained.items():
-        found[arm, seed] = quality.psnr(
-            clean, restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing)
-        )
+        image = restore(model, noisy, SIGMA, denoiser.ARMS[arm].routing)
+        found[arm, seed] = quality.psnr(clean, image)
         if arm == "ours":
             found["random", seed] = quality.psnr(clean, restore(model, noisy, SIGMA, "random"))
     ours = [seed for arm, seed in found if arm == "ours"]
+    mean = np.mean([found["ours", seed] for seed in ours], axis=0)
     what = f"ours, training seeds {ours}, one noise seed"
-    out["mixture_seeds_ours_psnr_db"] = decibels(
-        np.mean([found["ours", seed] for seed in ours], axis=0), what
-    )
+    out = {"mixture_seeds_ours_psnr_db": decibels(mean, what)}
     for name, (other, text) in RIVALS.items():
-        gains = {
-            seed: found["ours", seed] - found[other, seed]
-            for seed in ours
-            if (other, seed) in found
-        }
+        gains = {}
+        for seed in ours:
+            if (other, seed) in found:
+                gains[seed] = found["ours", seed] - found[other, seed]
         each = ", ".join(f"{gain.mean():+.4f} ({seed})" for seed, gain in gains.items())
         what = f"PSNR of ours minus {text}, training seeds {sorted(gains)}: {each}"
         out[f"mixture_seeds_{name}_db"] = decibels(np.mean(list(gains.values()), axis=0), what)
@@ -340,7 +353,7 @@ def photos(models, clean, noise_seed):
     return out
 
 
-RECORD, CARD = ROOT / "benchmarks" / "mixture_quality.json", ROOT / "models" / "mixture_denoiser.md"
+CARD = ROOT / "models" / "mixture_denoiser.md"
 PARTS = {part.__name__: part for part in (arms, seeds, plans, levels, anchors, costs, photos)}
 
 
@@ -386,20 +399,18 @@ def card(found):
 def main():
     torch.set_num_threads(1)
     noise_seed = params.load("full").noise_seed
-    models = {
-        arm: denoiser.load_weights(path, arm) for arm, path in WEIGHTS.items() if path.is_file()
-    }
+    models = {arm: denoiser.load_weights(weights(arm), arm) for arm in ("ours", *CONTROLS)}
     test, _ = data.load_cifar("test", "full")
     clean = (test / 255).astype(np.float32)
-    out = json.loads(RECORD.read_text())["metrics"] if sys.argv[1:] and RECORD.is_file() else {}
+    out = recording.metrics_of("mixture_quality") if sys.argv[1:] else {}
     for name in sys.argv[1:] or PARTS:
         found = PARTS[name](models, clean, noise_seed)
         print({name: round(entry["value"], 4) for name, entry in found.items()}, flush=True)
         out |= found
-        run = {"device": "cpu", "seed": SEED, "threads": 1, **machine.environment()}
-        files.write_json(RECORD, {"study": "mixture_quality", "metrics": out, "run": run})
+        run = {"device": "cpu", "seed": SEED, "threads": 1}
+        recording.write("mixture_quality", out, run)
     card(out)
 
 
 if __name__ == "__main__":
-    main()
+    recording.run(main)

@@ -5,6 +5,7 @@ A script imports it first; then `lib` can be imported, wherever the script is st
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,6 +14,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from lib.common import files, machine
+from lib.common.params import UserError
 
 
 def metrics_of(study: str) -> dict:
@@ -33,3 +35,11 @@ def write(study: str, metrics: dict, run: dict, folder: Path = FOLDER, **more) -
     content = {"study": study, "metrics": metrics, "run": {**run, **machine.environment()}}
     files.write_json(path, content | more)
     return path
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main`; what its user got wrong, or has not made yet, is one line on stderr."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

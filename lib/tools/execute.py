@@ -106,6 +106,8 @@ def stabilise(draft: Path, target: Path) -> None:
         cell.id = f"cell-{number:02d}"
         for key in VOLATILE_CELL_KEYS:
             cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}  # folded, like the parameters
     with files.atomic(target) as partial:
         nbformat.write(notebook, partial)
 

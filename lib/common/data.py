@@ -92,11 +92,9 @@ CURES = {
 def cache_folder() -> Path:
     """Where the full set lies: CIFAR10_CACHE if set, else the user's cache folder (the files lie right in it)."""
     chosen = os.environ.get("CIFAR10_CACHE")
-    return (
-        Path(chosen)
-        if chosen
-        else platformdirs.user_cache_path("attention-on-trial") / "cifar-10-batches-bin"
-    )
+    if chosen:
+        return Path(chosen)
+    return platformdirs.user_cache_path("attention-on-trial") / "cifar-10-batches-bin"
 
 
 def folder_of(profile: str) -> Path:
@@ -106,73 +104,34 @@ def folder_of(profile: str) -> Path:
     return root() / "data" if profile == "sample" else cache_folder()
 
 
-def _records(path: Path) -> np.ndarray:
-    return np.fromfile(path, dtype=np.uint8).reshape(-1, RECORD)  # (N, 3073)
-
-
-def _check_sizes(paths: dict[Path, Known], cure: str) -> None:
-    for path, known in paths.items():
-        if not path.is_file():
-            raise UserError(f"{path}: expected a file of {known.bytes:,} bytes, found none. {cure}")
-        size = path.stat().st_size
-        if size != known.bytes:
-            what = "truncated" if size < known.bytes else "too long"
-            raise UserError(
-                f"{path}: {what}, expected {known.bytes:,} bytes, found {size:,}. {cure}"
-            )
-
-
-def _check_labels(paths: Sequence[Path], cure: str) -> None:
-    counts = np.zeros(len(CLASSES), dtype=np.int64)
-    for path in paths:
-        labels = np.memmap(path, dtype=np.uint8, mode="r")[::RECORD]  # (N,)
-        wrong = np.flatnonzero(labels >= len(CLASSES))
-        if wrong.size:
-            at = int(wrong[0])
-            raise UserError(
-                f"{path}: record {at}: expected a label 0 to 9, found {labels[at]}. {cure}"
-            )
-        counts += np.bincount(labels, minlength=len(CLASSES))
-    if counts.min() != counts.max():
-        files = ", ".join(str(path) for path in paths)
-        found = " ".join(str(count) for count in counts)
-        raise UserError(
-            f"{files}: a label was changed, expected {counts.sum() // 10} images of each class, found {found}. {cure}"
-        )
-
-
-def _check_hashes(paths: dict[Path, Known], cure: str) -> None:
-    for path, known in paths.items():
-        found = sha256(path)
-        if found != known.sha256:
-            raise UserError(
-                f"{path}: content changed, expected sha256 {known.sha256}, found {found}. {cure}"
-            )
-
-
 def verify(
     profile: str = "sample", folder: Path | None = None, names: Iterable[str] | None = None
 ) -> list[dict]:
     """Check the files of a profile (all of them, or `names`) and return a row for each: name, bytes, sha256.
 
     Sizes first, then the label bytes (range, and the balance of each part that is complete), then sha256: the
-    first thing that is wrong is also the most telling. UserError names file, expected, found and the cure.
+    first thing that is wrong is also the most telling.
+
+    Raises:
+        UserError: names file, expected, found and the cure.
+        ValueError: a name that is no file of the profile.
     """
     folder = Path(folder) if folder else folder_of(profile)
-    wanted = set(PROFILES[profile] if names is None else names)
-    if strange := wanted - set(PROFILES[profile]):
-        raise ValueError(f"{', '.join(sorted(strange))}: not a file of the profile {profile}")
-    chosen = {name: known for name, known in PROFILES[profile].items() if name in wanted}
-    paths = {folder / name: known for name, known in chosen.items()}
-    _check_sizes(paths, CURES[profile])
-    for (owner, _), files in PARTS.items():
-        if owner == profile and set(files) <= set(chosen):
-            _check_labels([folder / name for name in files], CURES[profile])
-    _check_hashes(paths, CURES[profile])
-    return [
-        {"name": name, "bytes": known.bytes, "sha256": known.sha256}
-        for name, known in chosen.items()
-    ]
+    known = PROFILES[profile]
+    names = set(known if names is None else names)
+    strange = sorted(names - known.keys())
+    if strange:
+        raise ValueError(f"{', '.join(strange)}: not a file of the profile {profile}")
+    chosen = {name: known[name] for name in known if name in names}
+    cure = CURES[profile]
+    for name, wanted in chosen.items():
+        _check_size(folder / name, wanted.bytes, cure)
+    for (owner, _), parts in PARTS.items():
+        if owner == profile and set(parts) <= names:
+            _check_labels([folder / name for name in parts], cure)
+    for name, wanted in chosen.items():
+        _check_hash(folder / name, wanted.sha256, cure)
+    return [{"name": name, **wanted._asdict()} for name, wanted in chosen.items()]
 
 
 def load_cifar(
@@ -189,8 +148,11 @@ def load_cifar(
     folder = Path(folder) if folder else folder_of(profile)
     names = PARTS[profile, part]
     verify(profile, folder, names)
-    records = np.concatenate([_records(folder / name) for name in names])  # (N, 3073)
-    return np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32), records[:, 0].copy()
+    files = [np.fromfile(folder / name, dtype=np.uint8) for name in names]
+    records = np.concatenate(files).reshape(-1, RECORD)  # (N, 3073)
+    images = np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32)
+    labels = records[:, 0].copy()
+    return images, labels
 
 
 def draw_sample(records: np.ndarray, per_class: int) -> np.ndarray:
@@ -226,35 +188,29 @@ def add_noise(
     """Add Gaussian noise of deviation `sigma` to images in [0, 1]; float32 (N, C, H, W) -> the same shape.
 
     Image i has its own stream, a Philox counter generator (Salmon et al., SC 2011) with the key (seed, i), so
-    its noise depends on nothing else: not on the batch, its size or order. `indices` (N,) says which image of
-    the whole each row is; without it they are 0..N-1, so for a slice `images[a:b]` hand on `range(a, b)`.
-    The same seed and index give the same noise for any set: use another seed for another set. `clamp` cuts
-    the result back to [0, 1], as the announced recipe does. ValueError for other types, shapes or ranges.
+    its noise depends on nothing else: not on the batch, its size or order. The same seed and index give the same
+    noise for any set: use another seed for another set.
+
+    Args:
+        clamp: cut the result back to [0, 1], as the announced recipe does.
+        indices: (N,), which image of the whole each row is; without it they are 0..N-1, so for a slice
+            `images[a:b]` hand on `range(a, b)`.
+
+    Raises:
+        ValueError: other types, shapes or ranges.
     """
-    if images.dtype != np.float32 or images.ndim != 4:
-        raise ValueError(
-            f"images are {images.dtype} {images.shape}; expected float32 (N, C, H, W) in [0, 1]"
-        )
-    if images.size and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"images range from {images.min()} to {images.max()}; expected [0, 1]")
-    if not 0 <= sigma < np.inf:
-        raise ValueError(
-            f"sigma is {sigma}; expected a finite deviation >= 0, in units of the range [0, 1]"
-        )
     indices = range(len(images)) if indices is None else indices
-    if len(indices) != len(images):
-        raise ValueError(f"{len(indices)} indices for {len(images)} images; expected one each")
-    if min(seed, *indices, 0) < 0:
-        raise ValueError(f"seed {seed} and the indices must not be negative")
+    _check_noise(images, sigma, seed, indices)
     noisy = np.empty_like(images, order="C")
     for row, index in enumerate(indices):
         key = np.array([seed, int(index)], dtype=np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).standard_normal(
-            dtype=np.float32, out=noisy[row]
-        )
+        stream = np.random.Generator(np.random.Philox(key=key))
+        stream.standard_normal(dtype=np.float32, out=noisy[row])
     noisy *= np.float32(sigma)
     noisy += images
-    return np.clip(noisy, 0, 1, out=noisy) if clamp else noisy
+    if clamp:
+        np.clip(noisy, 0, 1, out=noisy)
+    return noisy
 
 
 def books(folder: Path | None = None) -> dict[str, str]:
@@ -266,3 +222,60 @@ def books(folder: Path | None = None) -> dict[str, str]:
     names = [name for name in SHIPPED if name.startswith("books/")]
     verify("sample", folder, names)
     return {Path(name).stem: (folder / name).read_text(encoding="ascii") for name in names}
+
+
+# what a file and a call must be
+
+
+def _check_size(path: Path, expected: int, cure: str) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file of {expected:,} bytes, found none. {cure}")
+    size = path.stat().st_size
+    if size != expected:
+        what = "truncated" if size < expected else "too long"
+        raise UserError(f"{path}: {what}, expected {expected:,} bytes, found {size:,}. {cure}")
+
+
+def _check_labels(paths: Sequence[Path], cure: str) -> None:
+    """Every label is 0 to 9, and a whole part has as many images of each class."""
+    counts = np.zeros(len(CLASSES), dtype=np.int64)
+    for path in paths:
+        labels = np.memmap(path, dtype=np.uint8, mode="r")[::RECORD]  # (N,)
+        wrong = np.flatnonzero(labels >= len(CLASSES))
+        if wrong.size:
+            first = int(wrong[0])
+            raise UserError(
+                f"{path}: record {first}: expected a label 0 to 9, found {labels[first]}. {cure}"
+            )
+        counts += np.bincount(labels, minlength=len(CLASSES))
+    if counts.min() != counts.max():
+        files = ", ".join(str(path) for path in paths)
+        found = " ".join(str(count) for count in counts)
+        raise UserError(
+            f"{files}: a label was changed, expected {counts.sum() // 10} images of each class, found {found}. {cure}"
+        )
+
+
+def _check_hash(path: Path, expected: str, cure: str) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise UserError(
+            f"{path}: content changed, expected sha256 {expected}, found {found}. {cure}"
+        )
+
+
+def _check_noise(images: np.ndarray, sigma: float, seed: int, indices: Sequence[int]) -> None:
+    if images.dtype != np.float32 or images.ndim != 4:
+        raise ValueError(
+            f"images are {images.dtype} {images.shape}; expected float32 (N, C, H, W) in [0, 1]"
+        )
+    if images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"images range from {images.min()} to {images.max()}; expected [0, 1]")
+    if not 0 <= sigma < np.inf:
+        raise ValueError(
+            f"sigma is {sigma}; expected a finite deviation >= 0, in units of the range [0, 1]"
+        )
+    if len(indices) != len(images):
+        raise ValueError(f"{len(indices)} indices for {len(images)} images; expected one each")
+    if min(seed, *indices, 0) < 0:
+        raise ValueError(f"seed {seed} and the indices must not be negative")

@@ -40,10 +40,8 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """JSON with sorted keys, so that equal values make equal bytes; NaN and infinity are refused (ValueError)."""
-    write_text(
-        path,
-        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
-    )
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n")
 
 
 def sha256(path: Path | str) -> str:

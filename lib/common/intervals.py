@@ -34,8 +34,13 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, n_boot: int = 2000) -> Int
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, n_boot: int = 2000) -> Interval:
-    """Mean of a - b over the same cases, (N,) each, with its bootstrap interval."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
+    """Mean of a - b over the same cases, (N,) each, with its bootstrap interval.
+
+    Raises:
+        ValueError: a and b differ in shape, or their difference is nothing that `bootstrap_mean` takes.
+    """
+    a = np.asarray(a, float)
+    b = np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"paired values must have equal shapes, found {a.shape} and {b.shape}")
     return bootstrap_mean(a - b, seed, n_boot)
@@ -54,33 +59,39 @@ def block_bootstrap(
     Raises:
         ValueError: fewer than two values or blocks, one that is not finite, or a weight that is not positive.
     """
-    values, weights = np.asarray(values, float), np.asarray(weights, float)
+    values = np.asarray(values, float)
+    weights = np.asarray(weights, float)
+    _check_series(values, weights, block)
+    starts = np.arange(0, len(values), block)
+    block_values = np.add.reduceat(values, starts)  # (M,), M blocks
+    block_weights = np.add.reduceat(weights, starts)  # (M,)
+    rng = np.random.default_rng(seed)
+    means = np.empty(n_boot)
+    for i in range(n_boot):
+        drawn = rng.integers(len(starts), size=len(starts))
+        means[i] = block_values[drawn].sum() / block_weights[drawn].sum()
+    outside = (1 - LEVEL) / 2
+    low, high = np.quantile(means, [outside, 1 - outside])
+    return Interval(
+        mean=float(values.sum() / weights.sum()),
+        low=float(low),
+        high=float(high),
+        n=len(values),
+        sd=float(np.std(values / weights, ddof=1)),
+    )
+
+
+def _check_series(values: np.ndarray, weights: np.ndarray, block: int) -> None:
     if values.ndim != 1 or values.shape != weights.shape or len(values) < 2:
         raise ValueError(
             f"at least two values are needed, (N,) and (N,); found {values.shape}, {weights.shape}"
         )
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"values must be finite; {np.sum(~np.isfinite(values))} of {len(values)} are not"
-        )
-    if not (np.isfinite(weights) & (weights > 0)).all():
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise ValueError(f"values must be finite; {np.sum(~finite)} of {len(values)} are not")
+    if not np.isfinite(weights).all() or weights.min() <= 0:
         raise ValueError("weights must be positive and finite")
     if not 1 <= block < len(values):
         raise ValueError(
             f"block must lie in 1 to {len(values) - 1} for {len(values)} values, found {block}"
         )
-    starts = np.arange(0, len(values), block)
-    sums, masses = (
-        np.add.reduceat(values, starts),
-        np.add.reduceat(weights, starts),
-    )  # (M,), M blocks
-    rng = np.random.default_rng(seed)
-    means = np.empty(n_boot)
-    for i in range(n_boot):
-        drawn = rng.integers(len(starts), size=len(starts))
-        means[i] = sums[drawn].sum() / masses[drawn].sum()
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    mean = values.sum() / weights.sum()
-    return Interval(
-        float(mean), float(low), float(high), len(values), float(np.std(values / weights, ddof=1))
-    )

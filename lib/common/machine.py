@@ -9,32 +9,34 @@ from typing import Any
 
 from lib.common import files, params
 
-PACKAGES = ("numpy", "scipy", "scikit-image", "numba", "torch", "tensorflow", "keras")
-MODULES = {"scikit-image": "skimage"}
+PACKAGES = {  # distribution -> the module that shows that a process uses it
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "scikit-image": "skimage",
+    "numba": "numba",
+    "torch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+}
+VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 
 
 def environment() -> dict[str, Any]:
     """Processor, Python and the versions of the numerical packages that this process has loaded."""
-    versions = {name: _version(name) for name in PACKAGES if MODULES.get(name, name) in sys.modules}
+    versions = {name: _version(name) for name, module in PACKAGES.items() if module in sys.modules}
     return {"processor": processor(), "python": platform.python_version(), "versions": versions}
 
 
 def processor() -> str:
     """The processor's model and the vector extensions that decide which kernels a library picks."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    facts = _first_processor()
+    if not facts:
         return f"{platform.machine()} {platform.processor()}".strip()
-    facts = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = set(facts.get("flags", "").split())
-    vector = [
-        flag
-        for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
-        if flag in flags
-    ]
+    name = facts.get("model name", platform.machine())
     numbers = [facts[key] for key in ("cpu family", "model", "stepping") if key in facts]
-    return " ".join([facts.get("model name", platform.machine()), "/".join(numbers), *vector])
+    flags = set(facts.get("flags", "").split())
+    vector = [flag for flag in VECTOR_FLAGS if flag in flags]
+    return " ".join([name, "/".join(numbers), *vector])
 
 
 def blas_environment() -> dict[str, str]:
@@ -52,16 +54,28 @@ def blas_environment() -> dict[str, str]:
 def code_hash(study: str) -> str:
     """One hash over the notebook `study` and every module of lib that this process has loaded."""
     folder = params.root()
-    used = {
-        Path(m.__file__)
-        for name, m in sys.modules.items()
-        if name.split(".")[0] == "lib" and m.__file__
-    }
-    used.add(folder / "notebooks" / f"{study}.ipynb")
+    used = {folder / "notebooks" / f"{study}.ipynb"}
+    for name, module in sys.modules.items():
+        if name.split(".")[0] == "lib" and module.__file__:
+            used.add(Path(module.__file__))
     digest = hashlib.sha256()
     for path in sorted(path for path in used if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()} {files.sha256(path)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _first_processor() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first processor, by key; nothing on systems without that file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    facts = {}
+    for line in text.split("\n\n")[0].splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            facts[key.strip()] = value.strip()
+    return facts
 
 
 def _version(name: str) -> str:

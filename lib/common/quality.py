@@ -9,6 +9,14 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 
+def mse(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Mean squared error of each image, (N, C, H, W) twice -> (N,) float64. ValueError: the shapes differ."""
+    _check_shapes(clean, test)
+    error = clean.astype(np.float64) - test
+    np.square(error, out=error)  # in place: the images may fill much of the memory
+    return error.reshape(len(error), -1).mean(axis=1)  # (N,)
+
+
 def psnr(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio of each image in dB, peak 1; equal images give infinity.
 
@@ -21,8 +29,9 @@ def psnr(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the shapes differ.
     """
+    errors = mse(clean, test)  # (N,)
     with np.errstate(divide="ignore"):
-        return -10 * np.log10(mse(clean, test))  # (N,)
+        return -10 * np.log10(errors)
 
 
 def pooled_psnr(clean: np.ndarray, test: np.ndarray) -> float:
@@ -31,15 +40,9 @@ def pooled_psnr(clean: np.ndarray, test: np.ndarray) -> float:
     Equal images give infinity; shapes that differ are a ValueError.
     """
     error = mse(clean, test).mean()
-    return -10 * math.log10(error) if error > 0 else math.inf
-
-
-def mse(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Mean squared error of each image, (N, C, H, W) twice -> (N,) float64."""
-    if clean.shape != test.shape:
-        raise ValueError(f"images of equal shape are needed, found {clean.shape} and {test.shape}")
-    error = clean.astype(np.float64) - test
-    return np.square(error, out=error).reshape(len(error), -1).mean(axis=1)
+    if error == 0:
+        return math.inf
+    return -10 * math.log10(error)
 
 
 def ssim(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -50,8 +53,17 @@ def ssim(clean: np.ndarray, test: np.ndarray) -> np.ndarray:
 
     Returns:
         (N,) float64, at most 1.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    _check_shapes(clean, test)
+    similarities = np.empty(len(clean))
+    for i in range(len(clean)):
+        similarities[i] = structural_similarity(clean[i], test[i], data_range=1.0, channel_axis=0)
+    return similarities
+
+
+def _check_shapes(clean: np.ndarray, test: np.ndarray) -> None:
     if clean.shape != test.shape:
         raise ValueError(f"images of equal shape are needed, found {clean.shape} and {test.shape}")
-    pairs = zip(clean, test, strict=True)
-    return np.array([structural_similarity(a, b, data_range=1.0, channel_axis=0) for a, b in pairs])

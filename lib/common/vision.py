@@ -25,8 +25,9 @@ def import_torchvision() -> ModuleType:
         if SYMPTOM not in str(error):
             raise
     _declare_schemas()
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half-imported by the failed attempt
+    for name in list(sys.modules):
+        if name.split(".")[0] == "torchvision":
+            del sys.modules[name]  # half-imported by the failed attempt
     return importlib.import_module("torchvision")
 
 

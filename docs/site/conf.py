@@ -17,7 +17,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 html_theme = "sphinx_book_theme"
-html_static_path = ["static"]  # docs/site/build.py adds the folder of the view's pictures
+html_static_path = ["static"]  # build.py adds the folder of the view's pictures
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is set
 html_css_files = ["site.css"]
 html_favicon = "static/favicon.svg"

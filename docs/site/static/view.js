@@ -1,4 +1,4 @@
-// The interactive view of the landing page: draws from sprites that docs/site/build.py made, see make_view there.
+// The interactive view of the landing page: draws from sprites that docs/site/view.py made.
 (() => {
   "use strict";
   const data = window.VIEW_DATA;

@@ -36,6 +36,7 @@ MARKS = {
     MET: "✓",
     MISSED: "✗",
 }
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SYSTEMS = {
     "em": "EM graph diffusion",
     "mixture": "Sparse-attention mixture",
@@ -270,8 +271,9 @@ def measured(verdict: Verdict) -> str:
 
 def marked(verdict: str) -> str:
     """A verdict with its mark, refuted and missed ones in bold, so that a column of them can be scanned."""
-    word = f"**{verdict}**" if verdict in (REFUTED, MISSED) else verdict
-    return f"{MARKS[verdict]} {word}"
+    unbroken = verdict.replace(" ", NO_BREAK)
+    word = f"**{unbroken}**" if verdict in (REFUTED, MISSED) else unbroken
+    return f"{MARKS[verdict]}{NO_BREAK}{word}"
 
 
 def summary_table(verdicts: list[Verdict]) -> Table:

@@ -296,18 +296,22 @@ def test_every_real_rule_can_hold_and_can_fail(real):
 def test_the_table_of_a_system_holds_what_was_announced_of_it():
     verdicts = mixed_verdicts()
     assert claims.system_table(verdicts, "mixture").rows == [
-        ["gains 2 dB", "1 dB", "✗ **refuted**"],
-        ["gains 2 dB", "needs the full profile", "… not run yet"],
+        ["gains 2 dB", "1 dB", "✗\N{NO-BREAK SPACE}**refuted**"],
+        [
+            "gains 2 dB",
+            "needs the full profile",
+            "…\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}run\N{NO-BREAK SPACE}yet",
+        ],
     ]
     assert claims.system_table(verdicts, "em").rows == [
-        ["gains 2 dB", "no code, no data", "– not testable"]
+        ["gains 2 dB", "no code, no data", "–\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}testable"]
     ]
 
 
 def test_the_table_of_our_own_targets():
     assert claims.target_table(mixed_verdicts()).rows == [
-        ["we want 2 dB", "1 dB", "✗ **missed**"],
-        ["we want 1 dB", "1 dB", "✓ met"],
+        ["we want 2 dB", "1 dB", "✗\N{NO-BREAK SPACE}**missed**"],
+        ["we want 1 dB", "1 dB", "✓\N{NO-BREAK SPACE}met"],
     ]
 
 

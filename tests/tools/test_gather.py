@@ -86,7 +86,9 @@ def test_all_metrics_with_their_study_and_its_run(project):
         "own_targets_met": 0,
     }
     page = (target / "verdicts.md").read_text()
-    assert "| gains 2 dB | 2.50     | ✓ reproduced |" in page and page.endswith("</details>\n")
+    assert "| gains 2 dB | 2.50     | ✓\N{NO-BREAK SPACE}reproduced |" in page and page.endswith(
+        "</details>\n"
+    )
 
 
 def test_a_profile_sees_its_own_studies_only(project):

@@ -1,1 +1,1 @@
-"""What every study uses: data, quality, intervals, parameters, files, claims, records, figures."""
+"""What every study uses: data, quality, intervals, parameters, files, weights, claims, records, tables, figures."""

@@ -8,11 +8,6 @@ STAMP := .venv/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 export OMP_WAIT_POLICY := PASSIVE
-# What lib/tools/execute.py fixes for the pipeline's notebooks, for those that nbval runs again.
-THREADS := $(shell sed -n 's/^threads: *\([0-9]*\).*/\1/p' params.yaml)
-NOTEBOOK_ENV = OMP_NUM_THREADS=$(THREADS) NUMBA_NUM_THREADS=$(THREADS) PYTHONHASHSEED=0 NOTEBOOK_OUTPUT=$$(mktemp -d) \
-	$$($(BIN)/python -c 'from lib.common.machine import blas_environment as b; print(*(f"{k}={v}" for k, v in b().items()))')
-
 # The first Python 3.11-3.13 on PATH; PYTHON=... chooses another.
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -52,19 +47,18 @@ $(STAMP): requirements.txt requirements.lock
 # The clock starts before the installation: that is what a new user waits for.
 reproduce:
 	@started=$$(date +%s) && $(MAKE) --no-print-directory $(STAMP) \
-		&& $(BIN)/python -m lib.tools.reproduce reproduce --started $$started $(if $(RECORD),--record)
+		&& $(BIN)/python -m lib reproduce --started $$started $(if $(RECORD),--record)
 
 test: $(STAMP)
 	@dvc pull --quiet
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests
-	@echo "--- the committed notebooks, executed again into a temporary folder and compared"
-	@env $(NOTEBOOK_ENV) $(BIN)/python -m pytest -v -p no:cacheprovider --nbval-lax results/sample/*/notebook.ipynb
+	@$(BIN)/python -m lib check
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 readme: $(STAMP)
-	@$(BIN)/python -m lib.tools.readme
+	@$(BIN)/python -m lib readme
 
 # Sphinx and its theme come beside the pins; what is there already is not fetched again.
 site: $(STAMP)
@@ -88,6 +82,6 @@ audit: $(STAMP)
 	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --no-deps -r requirements.lock
 
 full: $(STAMP)
-	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib.tools.reproduce full $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib full $(addprefix --only ,$(ONLY))
 
 .PHONY: help reproduce test lint readme site bench twice faults audit full

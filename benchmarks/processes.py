@@ -1,6 +1,6 @@
 """One training run on two processes beside the same run on one: `python benchmarks/processes.py` (four minutes).
 
-Both are the command that the pipeline calls, `python -m lib.mixture.training`, on the shipped images and on a copy of
+Both are the command that the pipeline calls, `python -m lib train mixture`, on the shipped images and on a copy of
 params.yaml with fewer of them; `torchrun` joins the two processes over gloo. Writes benchmarks/processes.json: the
 largest difference of a step's loss in the first steps and over a whole epoch, without and with products in bfloat16.
 """
@@ -59,7 +59,9 @@ def trained(folder: Path, arm: str, processes: int) -> list[dict]:
         *start,
         sys.executable,
         "-m",
-        "lib.mixture.training",
+        "lib",
+        "train",
+        "mixture",
         "--arm",
         arm,
         "--profile",

@@ -18,6 +18,7 @@ from dvc.repo import Repo
 
 from lib.common import files, params, record
 from lib.tools import reproduce
+from lib.tools.compare import outside_band
 
 
 def outputs(copy: Path) -> dict[str, str]:
@@ -80,7 +81,7 @@ def compare(folder: Path, threads: list[int]) -> dict:
     off = {}
     for one, other in itertools.pairwise(threads):
         first, second = (metrics_of(copies[n, "a"]) for n in (one, other))
-        off[f"{one} against {other}"] = reproduce.outside_band(first, second, exact=False)
+        off[f"{one} against {other}"] = outside_band(first, second, exact=False)
         same = len(found[one, "a"]) - len(differing(found[one, "a"], found[other, "a"]))
         text = f"output files that are equal with {one} and {other} threads; nothing promises it"
         written[f"files_equal_with_{one}_and_{other}_threads"] = record.metric(

@@ -23,7 +23,7 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 
 def environment() -> dict[str, Any]:
     """Processor, Python and the versions of the numerical packages that this process has loaded."""
-    versions = {name: _version(name) for name, module in PACKAGES.items() if module in sys.modules}
+    versions = {name: version(name) for name, module in PACKAGES.items() if module in sys.modules}
     return {"processor": processor(), "python": platform.python_version(), "versions": versions}
 
 
@@ -78,7 +78,8 @@ def _first_processor() -> dict[str, str]:
     return facts
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """The installed version of a package; "unknown" where there is none."""
     for distribution in (name, f"{name}-cpu"):  # TensorFlow for the CPU alone goes by another name
         try:
             return importlib.metadata.version(distribution)

@@ -11,8 +11,6 @@ Romano, Isidoro and Milanfar, RAISR, 2017 (a bank of filters chosen by hashing; 
 Symbols: B images, H, W; p window side (the prior's patch), q = p - 2 side of the answer, I inputs = 2 * 3 p^2 + 1.
 """
 
-import argparse
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -165,7 +163,7 @@ def save_model(path, model):
 def load_model(path, patch=None):
     """Read a model; UserError if the file is missing, corrupted, or made for another patch size than `patch`."""
     path = Path(path)
-    kind = {"kind": "readable prior", "cure": "restore it, or run: python -m lib.diffusion.experts"}
+    kind = {"kind": "readable prior", "cure": "restore it, or run: python -m lib train em"}
     with weights.readable(path, **kind):
         tensors, about = weights.load(path, **kind)
         prior_arrays = {k: v for k, v in tensors.items() if k.startswith("prior.")}
@@ -182,31 +180,13 @@ def load_model(path, patch=None):
     return Model(prior, levels)
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.diffusion.experts", description="Fit the EM denoiser."
-    )
-    parser.add_argument("--profile", choices=params.PROFILES)
-    parser.add_argument("--out", default="models/em_prior.safetensors")
-    chosen = parser.parse_args(arguments)
-    try:
-        settings = params.load(chosen.profile)
-        images, _ = data.load_cifar("train", settings.profile)
-        index, _ = data.split(len(images), settings.seed, settings.data.val_share)
-        e = settings.em
-        clean = (images[index[: e.fit_images]] / 255).astype(np.float32)
-        shape = {
-            name: getattr(e, name)
-            for name in ("patch", "components", "rank", "iterations", "tune_images")
-        }
-        save_model(
-            chosen.out, fit(clean, e.sigmas, seed=settings.seed, patches=e.fit_patches, **shape)
-        )
-    except params.UserError as error:
-        print(f"lib.diffusion.experts: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def train(chosen, out):
+    """Fit the denoiser of a profile on its training images and write it to `out`."""
+    images, _ = data.load_cifar("train", chosen.profile)
+    index, _ = data.split(len(images), chosen.seed, chosen.data.val_share)
+    settings = chosen.em
+    clean = (images[index[: settings.fit_images]] / 255).astype(np.float32)
+    names = ("patch", "components", "rank", "iterations", "tune_images")
+    shape = {name: getattr(settings, name) for name in names}
+    model = fit(clean, settings.sigmas, seed=chosen.seed, patches=settings.fit_patches, **shape)
+    save_model(out, model)

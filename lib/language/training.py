@@ -1,14 +1,14 @@
 """One training loop for every network of this wing, its saved state, and the arms of notebooks 04 and 05.
 
 Runs are limited by steps, never by time, and repeat bit by bit on the same machine and number of threads.
-`python -m lib.language.training --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
+`python -m lib train language --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
 your own (UTF-8, with blank lines), cut 80 / 10 / 10 like the books.
 Shapes: S steps, B windows, T symbols.
 """
 
-import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -123,7 +123,7 @@ def load_model(path):
     """(arrays, config, tokeniser) of a saved model. Raises UserError: missing, or no model of this project."""
     kind = {
         "kind": "saved language model",
-        "cure": "train it with `python -m lib.language.training`",
+        "cure": "train it with `python -m lib train language`",
     }
     with weights.readable(path, **kind):
         stored = weights.load(path, **kind)
@@ -261,60 +261,39 @@ def ensure(profile: str, wanted: list[tuple[str, int]]) -> Path:
     for name, seed in wanted:
         out = folder / "ablations" if name == "ablations" else folder
         if not (out if name == "ablations" else out / f"{name}-{seed}").is_dir():
-            command = [
-                sys.executable,
-                "-m",
-                "lib.language.training",
-                "--arm",
-                name,
-                "--seed",
-                str(seed),
-            ]
-            subprocess.run(
-                [*command, "--profile", profile, "--out", str(out)], check=True, cwd=settings.root()
-            )
+            command = [sys.executable, "-m", "lib", "train", "language"]
+            command += ["--arm", name, "--seed", str(seed)]
+            command += ["--profile", profile, "--out", str(out)]
+            subprocess.run(command, check=True, cwd=settings.root())
     return folder
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.language.training", description="Train arms."
-    )
-    parser.add_argument(
-        "--arm", nargs="+", required=True, help="names, or `ablations`: all but the two large"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", choices=settings.PROFILES)
-    parser.add_argument(
-        "--text", type=Path, help="a text of your own (UTF-8) in place of the two books"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="a folder per arm and seed goes here"
-    )
-    options = parser.parse_args(arguments)
+def train(
+    chosen: settings.Params, names: Sequence[str], seed: int, out: Path, text: Path | None = None
+) -> None:
+    """Train arms, each into a folder `<out>/<arm>-<seed>` with its weights and prices.
+
+    Args:
+        names: of the arms; `ablations` stands for all but the two large ones.
+        text: a text of one's own (UTF-8), with blank lines, in place of the two books.
+
+    Raises:
+        UserError: no such arm, or a text that cannot be read or cut.
+    """
+    own = {text.stem: read_text(text)} if text else None
     try:
-        return _train(options, settings.load(options.profile))
-    except (UserError, ValueError, OSError) as error:
-        print(f"lib.language.training: {error}", file=sys.stderr)
-        return 1
-
-
-def _train(options, chosen) -> int:
-    own = {options.text.stem: read_text(options.text)} if options.text else None
-    library = corpus.load(own) if own else library_of(data.books())
+        library = corpus.load(own) if own else library_of(data.books())
+    except ValueError as error:
+        raise UserError(str(error)) from None
     known = arms(chosen.language, len(library.tokeniser))
-    names = (
-        [n for n in known if n not in ("attention", "lstm")]
-        if options.arm == ["ablations"]
-        else options.arm
-    )
+    if list(names) == ["ablations"]:
+        names = [name for name in known if name not in ("attention", "lstm")]
     if odd := sorted(set(names) - known.keys()):
         raise UserError(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
     setup(chosen.threads)
     for name in names:
         arm = known[name]._replace(books=tuple(own)) if own else known[name]
-        run_arm(arm, library, chosen.language, options.seed, options.out / f"{name}-{options.seed}")
-    return 0
+        run_arm(arm, library, chosen.language, seed, out / f"{name}-{seed}")
 
 
 def write_text(
@@ -334,7 +313,3 @@ def write_text(
     except ValueError as error:
         raise UserError(str(error)) from None
     return prompt + tokeniser.decode(written)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,13 +4,12 @@ Images stay on the device as bytes and noise is made there from a generator. All
 (initial weights, order of the images, noise). A checkpoint holds weights, optimiser and generator states, so a
 resumed run on the CPU equals an uninterrupted one bit for bit. Nothing written holds a time.
 
-    python -m lib.mixture.training --arm announced --seed 0 --profile sample --out runs/sample/mixture/announced-0
-    torchrun --standalone --nproc_per_node=2 -m lib.mixture.training ...  # the same run on two processes
+    python -m lib train mixture --arm announced --seed 0 --profile sample --out runs/sample/mixture/announced-0
+    torchrun --standalone --nproc_per_node=2 -m lib train mixture ...  # the same run on two processes
 
 Shapes: M training images, V validation images, B batch.
 """
 
-import argparse
 import ctypes
 import dataclasses
 import json
@@ -24,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.common import data, files, quality, weights
-from lib.common.params import Params, UserError, load, root
+from lib.common.params import Params, UserError, root
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
 from lib.mixture.ranks import ALONE, Ranks, joined
@@ -157,7 +156,10 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     """Train an arm into the folder `out`: weights.safetensors, record.json, log.jsonl.
 
     An interrupted run goes on from its checkpoint, which lies outside `out` because DVC empties that first.
+    UserError: no such arm.
     """
+    if arm not in denoiser.ARMS:
+        raise UserError(f"no arm {arm}; there are {', '.join(denoiser.ARMS)}")
     config = configure(params, arm, seed)
     checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
     section = section_of(params, arm)
@@ -189,24 +191,3 @@ def load_or_train(
     )
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return denoiser.load_weights(out / "weights.safetensors", arm), record, log
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.mixture.training", description="Train one denoiser."
-    )
-    parser.add_argument("--arm", required=True, choices=list(denoiser.ARMS))
-    parser.add_argument("--profile", choices=["sample", "full"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for weights.safetensors and record.json"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        train(load(options.profile), options.arm, options.seed, options.out)
-    except (UserError, OSError) as fault:
-        sys.exit(f"error: {fault}")
-
-
-if __name__ == "__main__":
-    main()

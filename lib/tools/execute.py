@@ -1,4 +1,4 @@
-"""Run one notebook by papermill, strictly and byte-stably: `python -m lib.tools.execute NOTEBOOK [SECTION ...]`.
+"""Run one notebook by papermill, strictly and byte-stably: `python -m lib execute NOTEBOOK [SECTION ...]`.
 
 Strictly: every parameter that the notebook declares must come from `params.yaml` (a top key or a key of a named
 section), else nothing runs. Byte-stably: two runs with equal results write equal bytes, since times, random ids and
@@ -6,9 +6,7 @@ versions of the front end are left out; DVC then sees that nothing changed. A fa
 alone and keeps the partial notebook under `logs/`.
 """
 
-import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -41,12 +39,12 @@ def execute(
         raise params.UserError(f"notebooks/{name}.ipynb: not found; there are {known}")
     output = output or f"results/{chosen.profile}/{name}"
     values = notebook_parameters(source, sections, chosen, output)
-    _prepare_kernel(chosen)
+    prepare_kernel(chosen)
     target = folder / output / "notebook.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / source.name
         try:
-            _run_papermill(source, draft, values, folder)
+            run_papermill(source, draft, values, folder)
         except Exception as error:
             raise _failure(name, chosen.profile, draft, error) from error
         stabilise(draft, target)
@@ -112,7 +110,7 @@ def stabilise(draft: Path, target: Path) -> None:
         nbformat.write(notebook, partial)
 
 
-def _prepare_kernel(chosen: params.Params) -> None:
+def prepare_kernel(chosen: params.Params) -> None:
     """Environment of the kernel's process: fixed threads and hashing; the font list is built before, not in a cell."""
     import matplotlib.font_manager
 
@@ -126,7 +124,8 @@ def _prepare_kernel(chosen: params.Params) -> None:
     )
 
 
-def _run_papermill(source: Path, draft: Path, values: dict, folder: Path) -> None:
+def run_papermill(source: Path, draft: Path, values: dict, folder: Path) -> None:
+    """Execute `source` into `draft`, with `folder` as the kernel's working folder."""
     import papermill
 
     quiet = {"progress_bar": False, "record_timing": False, "coalesce_streams": True}
@@ -147,31 +146,3 @@ def _failure(name: str, profile: str, draft: Path, error: Exception) -> params.U
     kind = getattr(error, "ename", type(error).__name__)
     text = " ".join(str(getattr(error, "evalue", error)).split())
     return params.UserError(f"notebooks/{name}.ipynb failed: {cell}{kind}: {text}{where}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.tools.execute", description="Run one notebook by papermill."
-    )
-    parser.add_argument(
-        "notebook", help="its name without suffix, for example 01_data_verification"
-    )
-    parser.add_argument(
-        "sections", nargs="*", help="sections of params.yaml that it takes parameters from"
-    )
-    parser.add_argument("--profile", choices=params.PROFILES)
-    parser.add_argument(
-        "--output", help="folder for what the notebook makes (default results/<profile>/<notebook>)"
-    )
-    chosen = parser.parse_args(arguments)
-    try:
-        target = execute(chosen.notebook, chosen.sections, chosen.profile, chosen.output)
-    except (params.UserError, OSError) as error:
-        print(f"lib.tools.execute: {error}", file=sys.stderr)
-        return 1
-    print(target.relative_to(params.root()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

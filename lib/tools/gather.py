@@ -1,13 +1,11 @@
-"""Collect what the studies and the benchmarks wrote: `python -m lib.tools.gather PROFILE`.
+"""Collect what the studies and the benchmarks wrote: `python -m lib gather PROFILE`.
 
 Makes `results/<profile>/metrics.json` (every metric with n, spread, band, and the record of its run),
 `headline.json` (a flat dictionary of the numbers that readers and checks look at) and `verdicts.md`.
 """
 
-import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +71,3 @@ def read_study(path: Path) -> dict[str, Any]:
     raise params.UserError(
         f"{path.parent.name}/{path.name}: not a study's metrics; run the stage that writes it again"
     ) from None
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.tools.gather", description="Collect all metrics of a profile."
-    )
-    parser.add_argument("profile", choices=params.PROFILES)
-    try:
-        merged = gather(parser.parse_args(arguments).profile)
-    except (params.UserError, OSError) as error:
-        print(f"lib.tools.gather: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(merged)} metrics")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

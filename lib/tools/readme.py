@@ -12,7 +12,6 @@ readers of the rendered page do not see:
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,16 +223,3 @@ def repository_on(page: str) -> str | None:
     """OWNER/NAME that the page's links to Colab name already; a clone of a clone keeps them."""
     found = COLAB.search(page)
     return found[1] if found else None
-
-
-def main() -> None:
-    """Update every page and say what happened."""
-    for name in PAGES:
-        print(f"{name}: " + ("brought up to date" if update(name) else "is up to date"))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except params.UserError as error:
-        sys.exit(f"make readme: {error}")

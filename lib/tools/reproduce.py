@@ -6,7 +6,6 @@ lie within the band that stands beside it in `metrics.json`. `full` runs the ful
 that stays between calls, so that an interrupted run goes on where it was, and brings back what it made.
 """
 
-import argparse
 import contextlib
 import fcntl
 import itertools
@@ -26,7 +25,7 @@ from typing import Any
 import yaml
 
 from lib.common import claims, files, machine, params, record, tables
-from lib.tools import gather
+from lib.tools import compare, gather
 
 DVC_HINTS = (
     "Updating lock",
@@ -38,7 +37,6 @@ DVC_HINTS = (
     "dvc c",
     "Use `dvc",
 )
-FINGERPRINT = ("processor", "python", "versions", "device", "threads")
 
 
 def reproduce(
@@ -63,7 +61,7 @@ def reproduce(
         found = read_collected((copy / place).read_text(), place)
         equal_machine = fingerprint(found, copy) == fingerprint(recorded, copy)
         changed = _git(copy, "status", "--porcelain", "--", f"results/{profile}").splitlines()
-        off = outside_band(recorded["metrics"], found["metrics"], exact=equal_machine)
+        off = compare.outside_band(recorded["metrics"], found["metrics"], exact=equal_machine)
         ok = not off and not (equal_machine and changed)
         seconds = round(time.time() - started)
         print(
@@ -262,19 +260,7 @@ def fingerprint(collected: dict[str, Any], folder: Path) -> dict[str, list]:
         gather.read_study(path)["study"] for path in gather.records(folder / "benchmarks")
     }
     runs = {name: run for name, run in collected["runs"].items() if name not in benchmarks}
-    return {name: [run[key] for key in FINGERPRINT] for name, run in runs.items()}
-
-
-def outside_band(recorded: dict[str, dict], found: dict[str, dict], exact: bool) -> list[str]:
-    """Names of the metrics that are missing, new, or off by more than allowed (nothing, when `exact`)."""
-    off = sorted(recorded.keys() ^ found.keys())
-    for name in sorted(recorded.keys() & found.keys()):
-        allowed = 0.0 if exact else recorded[name].get("band", 0.0)
-        if abs(found[name]["value"] - recorded[name]["value"]) > allowed:
-            off.append(
-                f"{name} {found[name]['value']:.6g} (recorded {recorded[name]['value']:.6g} ± {allowed:g})"
-            )
-    return off
+    return {name: compare.fingerprint(run) for name, run in runs.items()}
 
 
 def report(recorded: dict[str, dict], found: dict[str, dict], ledger: list[claims.Claim]) -> str:
@@ -327,34 +313,3 @@ def _call(folder: Path, *command: str) -> str:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.tools.reproduce", description="Run the pipeline in a copy."
-    )
-    parser.add_argument("what", choices=("reproduce", "full"))
-    parser.add_argument(
-        "--only", nargs="*", default=[], metavar="STAGE", help="full: these studies, in one sitting"
-    )
-    parser.add_argument(
-        "--started", type=float, help="when the user's command began, seconds since the epoch"
-    )
-    parser.add_argument(
-        "--record", action="store_true", help="write the seconds to benchmarks/reproduce.json"
-    )
-    chosen = parser.parse_args(arguments)
-    try:
-        if chosen.what == "reproduce":
-            return (
-                0 if reproduce(params.root(), started=chosen.started, record=chosen.record) else 1
-            )
-        full(params.root(), chosen.only)
-    except (params.UserError, OSError) as error:
-        print(f"lib.tools.reproduce: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,11 +5,11 @@ import pytest
 from faulty import ROOT, child, kill_at, one_line, under
 from reference_language import story
 
-from lib import __main__ as command_line
 from lib.common import weights
 from lib.common.params import UserError
 from lib.language import causal, corpus, training
 from lib.language.symbols import Config
+from lib.tools import cli as command_line
 
 tf = pytest.importorskip("tensorflow")
 SHIPPED = ROOT / "models" / "attention_lm.safetensors"
@@ -203,8 +203,7 @@ def as_text(path, content):
 )
 def test_odd_texts(tmp_path, capsys, content, wanted):
     as_text(tmp_path / "mine.txt", content)
-    code = training.main(
-        ["--arm", "small", "--text", str(tmp_path / "mine.txt"), "--out", str(tmp_path / "out")]
-    )
-    one_line(code, capsys.readouterr().err.splitlines(), "lib.language.training: ", wanted)
+    words = ["train", "language", "--arm", "small", "--text", str(tmp_path / "mine.txt")]
+    code = command_line.main([*words, "--out", str(tmp_path / "out")])
+    one_line(code, capsys.readouterr().err.splitlines(), "error: ", wanted)
     assert under(tmp_path) == ["mine.txt"]

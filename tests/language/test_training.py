@@ -229,7 +229,7 @@ def test_text_is_written_from_a_saved_model(library, tmp_path):
             training.write_text(prompt, 5, path=path)
 
 
-def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
+def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch):
     chosen = settings.load("sample")
     tiny = {
         "width": 16,
@@ -242,25 +242,21 @@ def test_an_own_text_is_trained_and_priced(tmp_path, monkeypatch, capsys):
         "adapt_stride": 8,
     }
     language = chosen.language.model_copy(update=tiny | {"stride": 8})
-    monkeypatch.setattr(
-        training.settings, "load", lambda profile: chosen.model_copy(update={"language": language})
-    )
+    chosen = chosen.model_copy(update={"language": language})
     monkeypatch.setattr(training, "setup", lambda threads: None)
     text = tmp_path / "mine.txt"
     text.write_text(story(lines=120))
-    assert training.main(["--arm", "attention", "--text", str(text), "--out", str(tmp_path)]) == 0
+    training.train(chosen, ["attention"], 0, tmp_path, text)
     found = weights.load(tmp_path / "attention-0" / "prices.safetensors").arrays
     assert set(found) == {"losses"} | {
         f"mine.{part}{kind}" for part in ("val", "test") for kind in ("", ".adaptive")
     }
-    assert (
-        training.main(
-            ["--arm", "attention", "--text", str(tmp_path / "no.txt"), "--out", str(tmp_path)]
-        )
-        == 1
-    )
-    assert training.main(["--arm", "gru", "--text", str(text), "--out", str(tmp_path)]) == 1
-    assert "no.txt: no readable" in capsys.readouterr().err
+    with pytest.raises(settings.UserError, match=r"no\.txt: no readable"):
+        training.train(chosen, ["attention"], 0, tmp_path, tmp_path / "no.txt")
+    with pytest.raises(
+        settings.UserError, match="no arm gru; there are ablations, attention, lstm"
+    ):
+        training.train(chosen, ["gru"], 0, tmp_path, text)
 
 
 def test_the_shipped_model_writes():

@@ -10,9 +10,9 @@ import torch
 from faulty import ROOT, child, finish, kill_at, one_line, small_disk, under
 from PIL import Image
 
-from lib import __main__ as command_line
 from lib.common.params import UserError
 from lib.mixture import denoiser, training
+from lib.tools import cli as command_line
 from lib.tools import photo
 
 TINY = training.TrainConfig(images=12, steps=6, batch=4, log_every=1, val_every=4, save_every=2)
@@ -46,7 +46,8 @@ run(folder)
 """
 THROUGH_MAIN = """
 training.train = lambda *arguments: run(folder)
-training.main(["--arm", "announced", "--out", "nowhere"])
+from lib.tools import cli
+sys.exit(cli.main(["train", "mixture", "--arm", "announced", "--out", "nowhere"]))
 """
 
 

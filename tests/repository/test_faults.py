@@ -36,7 +36,7 @@ GATHER = """
 import sys, time
 from pathlib import Path
 from lib.common import files, params
-from lib.tools import gather
+from lib.tools import cli
 params.root = lambda: Path(sys.argv[1])
 """
 HANG_WHILE_WRITING = """
@@ -49,7 +49,7 @@ def half(path, text, **how):
     return write(path, text, **how)
 Path.write_text = half
 """
-RUN_GATHER = "sys.exit(gather.main(['sample']))"
+RUN_GATHER = "sys.exit(cli.main(['gather', 'sample']))"
 
 
 def project(folder, metrics=3):
@@ -93,7 +93,7 @@ def test_gathering_on_a_full_disk(tmp_path):
         record.unlink()
         record.symlink_to(elsewhere)  # a record too large for what would be gathered from it
         code, said = finish(child(GATHER + RUN_GATHER, folder, start=start))
-        one_line(code, said, "lib.tools.gather: [Errno")
+        one_line(code, said, "error: [Errno")
         assert {
             name: (folder / name).read_bytes() for name in under(folder) if "01_one" not in name
         } == before
@@ -109,7 +109,7 @@ def test_a_closed_folder():
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
         code, said = finish(child(GATHER + WITHOUT_PRIVILEGES + RUN_GATHER, folder))
-        one_line(code, said, "lib.tools.gather: [Errno 13] Permission denied", "results/sample")
+        one_line(code, said, "error: [Errno 13] Permission denied", "results/sample")
         assert under(folder / "results") == ["sample/01_one/metrics.json"]
 
 
@@ -117,7 +117,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from lib.tools import fetch
-from lib.__main__ import main
+from lib.tools.cli import main
 fetch.ARCHIVE_URL = "http://127.0.0.1:9/archive"
 sys.exit(main(["data", "fetch", "--cache", sys.argv[1]]))
 """
@@ -145,7 +145,7 @@ import os, pathlib, time
 pathlib.Path("kernel").write_text(str(os.getpid()))
 time.sleep(60 * ("HANG" in os.environ))
 """
-EXECUTE = "import sys; from lib.tools import execute; sys.exit(execute.main(sys.argv[1:]))"
+EXECUTE = "import sys; from lib.tools import cli; sys.exit(cli.main(['execute', *sys.argv[1:]]))"
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_killed_papermill(notebooks):
 @pytest.mark.fault("kill -9 of a notebook's kernel", "one line; the last good copy stays")
 def test_killed_kernel(notebooks):
     code, said = execute(notebooks, "dies")
-    one_line(code, said[-1:], "lib.tools.execute: notebooks/dies.ipynb failed: DeadKernelError")
+    one_line(code, said[-1:], "error: notebooks/dies.ipynb failed: DeadKernelError")
     assert "Traceback" not in "".join(said)  # nbclient logs a line of its own before ours
     good_copy_stays(notebooks, "dies")
 
@@ -219,14 +219,14 @@ def test_a_kernel_that_does_not_start(notebooks, tmp_path):
         json.dumps({"argv": ["false"], "display_name": "Python 3", "language": "python"})
     )
     code, said = execute(notebooks, "slow", JUPYTER_PATH=str(tmp_path))
-    one_line(code, said[-1:], "lib.tools.execute: notebooks/slow.ipynb failed", "Kernel died")
+    one_line(code, said[-1:], "error: notebooks/slow.ipynb failed", "Kernel died")
     assert "Traceback" not in "".join(said)
     good_copy_stays(notebooks, "slow")
 
 
 @pytest.mark.fault("a notebook's source that is no notebook", "one line; the last good copy stays")
 def test_a_damaged_notebook(notebooks):
-    one_line(*execute(notebooks, "broken"), "lib.tools.execute: broken.ipynb: not a notebook")
+    one_line(*execute(notebooks, "broken"), "error: broken.ipynb: not a notebook")
     good_copy_stays(notebooks, "broken")
 
 

@@ -4,15 +4,10 @@ explains itself."""
 import ast
 import json
 import re
-import shlex
-import subprocess
-import sys
 
 import pytest
 import yaml
 from imports import MODULES, ROOT, tree
-
-from lib.__main__ import COMMANDS, build_parser
 
 NEEDED_COMMANDS = ("make test", "make lint", "make reproduce", "make readme", "make site")
 
@@ -79,30 +74,6 @@ def test_an_issue_form_is_readable(name):
 
 def test_the_log_stands_in_for_a_changelog_and_dates_its_entries():
     assert re.search(r"^## 20\d\d-\d\d-\d\d", read("docs/log.md"), flags=re.MULTILINE)
-
-
-# the command line
-
-
-def test_help_shows_every_command_with_an_example_that_parses():
-    parser = build_parser()
-    text = parser.format_help()
-    examples = re.findall(r"^  python -m lib (.+)$", text, flags=re.MULTILINE)
-    names = [add.__name__.removeprefix("add_") for add in COMMANDS]
-    assert {"data", "denoise", "generate", "claims"} <= set(names)
-    for name in names:
-        assert re.search(rf"^    {name} +\S", text, flags=re.MULTILINE)
-        assert any(example.split()[0] == name for example in examples), name
-    for example in examples:
-        assert callable(parser.parse_args(shlex.split(example)).run)
-
-
-def test_a_reader_that_stops_early_is_no_error():
-    command = [sys.executable, "-m", "lib", "claims"]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    run.stdout.close()
-    assert run.stderr.read() == b"" and run.wait() == 0
-    run.stderr.close()
 
 
 # documentation

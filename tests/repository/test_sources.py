@@ -252,7 +252,7 @@ def test_the_range_of_pythons_is_the_same_everywhere():
 
 @each([*MODULES, *NOTEBOOKS, *TESTS, *SCRIPTS])
 def test_every_import_is_required(path):
-    own = {"lib", "tests"} | {other.stem for other in [*TESTS, *SCRIPTS]}
+    own = {"lib", "tests", "repository"} | {other.stem for other in [*TESTS, *SCRIPTS]}
     foreign = packages(path) - set(sys.stdlib_module_names) - own
     required = set(pins("requirements.txt"))
     if path in SITE:

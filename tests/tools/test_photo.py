@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import __main__ as command_line
 from lib.common.params import UserError
 from lib.mixture import denoiser
+from lib.tools import cli as command_line
 from lib.tools import photo
 
 

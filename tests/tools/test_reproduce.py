@@ -19,7 +19,7 @@ import yaml
 
 from lib.common import claims, params, record
 from lib.common.params import UserError
-from lib.tools import reproduce
+from lib.tools import cli, compare, reproduce
 
 ROOT = params.root()
 MACHINE = {
@@ -350,9 +350,9 @@ def test_a_stage_finds_this_pythons_tools_first():
 
 def test_the_command_tells_faults_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(params, "root", lambda: tmp_path)
-    assert reproduce.main(["reproduce"]) == 1
+    assert cli.main(["reproduce"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("lib.tools.reproduce: git status failed") and told.count("\n") == 1
+    assert told.startswith("error: git status failed") and told.count("\n") == 1
 
 
 # params.yaml of the copy
@@ -422,10 +422,10 @@ def entry(value, band=0.0):
     ],
 )
 def test_a_metric_is_equal_or_inside_its_recorded_band(recorded, found, exact, wanted):
-    assert reproduce.outside_band(recorded, found, exact) == wanted
+    assert compare.outside_band(recorded, found, exact) == wanted
 
 
-@pytest.mark.parametrize("key", reproduce.FINGERPRINT)
+@pytest.mark.parametrize("key", compare.FINGERPRINT)
 def test_what_decides_the_last_bits_is_in_the_fingerprint(tmp_path, key):
     here = {"runs": {"one": {**MACHINE, "code": "a", "seed": 0}}}
     other = {"runs": {"one": {**MACHINE, "code": "b", "seed": 0, key: "another"}}}

@@ -27,6 +27,10 @@ VERDICTS = (REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING)
 # What can become of a target of our own, beside PENDING.
 MET = "met"
 MISSED = "missed"
+ABOUT_ORDER = (
+    "*In git* says whether the rule was committed before the first result of its metric, in the same commit, or after "
+    "it. Only the first kind shows that a rule was not bent to its result."
+)
 MARKS = {
     REPRODUCED: "✓",
     EXCEEDED: "↑",
@@ -43,6 +47,10 @@ SYSTEMS = {
     "language": "Causal attention",
 }
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")]
+RULE_FIRST = "rule first"
+SAME_COMMIT = "same commit"
+RESULT_FIRST = "result first"
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
@@ -81,8 +89,29 @@ class Rule(BaseModel):
         return low, high
 
 
+class Registered(BaseModel):
+    """What git shows of a rule: the commit of its present form, that of its metric's first result, and their order.
+
+    `python -m lib claims --pedigree` computes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rule: Commit
+    result: Commit | None = None
+    order: Literal["rule first", "same commit", "result first"] | None = None
+
+    @model_validator(mode="after")
+    def _order_of_two(self) -> "Registered":
+        if (self.result is None) != (self.order is None):
+            raise ValueError("an order needs a result, and a result an order")
+        return self
+
+
 class Claim(BaseModel):
-    """One entry of the ledger: what was announced, or what we set ourselves (`own`), and how it is decided."""
+    """One entry of the ledger: what was announced, or what we set ourselves (`own`), and how it is decided.
+
+    `amends` names the entry whose rule this one changes; the old entry stays.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
@@ -93,6 +122,8 @@ class Claim(BaseModel):
     metric: str | None = None
     better: Literal["higher", "lower"] | None = None
     profile: Literal["any", "full"] = "any"
+    amends: str | None = None
+    registered: Registered | None = None
     rule: Rule
 
     @model_validator(mode="after")
@@ -120,6 +151,11 @@ def load_ledger(path: Path | None = None) -> list[Claim]:
             raise params.UserError(f"{path.name}: id {claim.id} stands twice")
         known.add(claim.id)
         ledger.append(claim)
+    for claim in ledger:
+        if claim.amends is not None and claim.amends not in known:
+            raise params.UserError(
+                f"{path.name}: {claim.id} amends {claim.amends}, which is not there"
+            )
     return ledger
 
 
@@ -235,6 +271,22 @@ def tally_sentence(verdicts: list[Verdict]) -> str:
     return sentence
 
 
+def order(verdict: Verdict) -> str:
+    """Whether the rule stood before its first result, as git shows it; a dash where there is no result."""
+    registered = verdict.claim.registered
+    return registered.order if registered and registered.order else "–"
+
+
+def order_table(verdicts: list[Verdict]) -> Table:
+    """How many rules stood before their first result, of what was announced and of our own targets."""
+    rows = []
+    for name, chosen in (("announced", announced(verdicts)), ("our own", own_targets(verdicts))):
+        orders = [order(v) for v in chosen]
+        counted = [orders.count(kind) for kind in (RULE_FIRST, SAME_COMMIT, RESULT_FIRST, "–")]
+        rows.append([name, *counted])
+    return Table(["", RULE_FIRST, SAME_COMMIT, RESULT_FIRST, "no result"], rows)
+
+
 def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
     """Both tallies as headline metrics: `claims_total`, `claims_reproduced` ..., `own_targets`, `own_targets_met`.
 
@@ -242,6 +294,7 @@ def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
     """
     tally = counts(verdicts)
     total = sum(tally.values())
+    rule_first = sum(order(v) == RULE_FIRST for v in announced(verdicts))
     targets = len(own_targets(verdicts))
     return {
         "claims_total": _count(total, total, 0, "announced claims"),
@@ -249,6 +302,7 @@ def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
         "claims_exceeded": _count(tally[EXCEEDED], total, 3, "announced claims, exceeded"),
         "claims_refuted": _count(tally[REFUTED], total, 3, "announced claims, refuted"),
         "claims_untestable": _count(tally[UNTESTABLE], total, 0, "announced claims, not testable"),
+        "claims_rule_first": _count(rule_first, total, 0, "announced claims, rule first in git"),
         "own_targets": _count(targets, targets, 0, "our own targets"),
         "own_targets_met": _count(count_met(verdicts), targets, 3, "our own targets, met"),
     }
@@ -292,16 +346,16 @@ def system_table(verdicts: list[Verdict], system: str) -> Table:
     """What was announced of a system, what was measured, and the verdict."""
     rows = []
     for v in announced(verdicts, system):
-        rows.append([v.claim.announced, measured(v), marked(v.verdict)])
-    return Table(["announced", "measured", "verdict"], rows)
+        rows.append([v.claim.announced, measured(v), marked(v.verdict), order(v)])
+    return Table(["announced", "measured", "verdict", "in git"], rows)
 
 
 def target_table(verdicts: list[Verdict]) -> Table:
     """Our own targets of all systems, what was measured, and whether they are met."""
     rows = []
     for v in own_targets(verdicts):
-        rows.append([v.claim.announced, measured(v), marked(v.verdict)])
-    return Table(["our own target", "measured", ""], rows)
+        rows.append([v.claim.announced, measured(v), marked(v.verdict), order(v)])
+    return Table(["our own target", "measured", "", "in git"], rows)
 
 
 def test_table(verdicts: list[Verdict]) -> Table:
@@ -321,6 +375,7 @@ def folded(summary: str, content: Table | str) -> str:
 def verdict_page(verdicts: list[Verdict]) -> str:
     """Every verdict, grouped by system, then our own targets: the text of `results/<profile>/verdicts.md`."""
     parts = ["# Verdicts", tally_sentence(verdicts), str(summary_table(verdicts))]
+    parts += [ABOUT_ORDER, str(order_table(verdicts))]
     for system, name in SYSTEMS.items():
         chosen = announced(verdicts, system)
         if chosen:

@@ -181,14 +181,33 @@ def generate(
 
 @cli.command(example="claims --profile sample")
 @profile_option("Of this profile only; without it, the full one's where it was run.")
-def claims(profile: str | None) -> None:
+@click.option(
+    "--pedigree",
+    is_flag=True,
+    help="Read from git when each rule and its first result came, into claims.yaml.",
+)
+def claims(profile: str | None, pedigree: bool) -> None:
     """Print every announced claim, what was measured, the verdict."""
     from lib.common import claims
 
     params.load()  # a broken params.yaml is told here too
+    if pedigree:
+        click.echo(register_rules())
+        return
     metrics = claims.read_metrics(profile) if profile else claims.read_best()
     verdicts = claims.judge_all(metrics, complete=profile != "full")
     click.echo(claims.verdict_page(verdicts))
+
+
+def register_rules() -> str:
+    """Bring the pedigrees in claims.yaml up to date; a table of them and whether anything changed."""
+    from lib.common import claims
+    from lib.tools import pedigree
+
+    found = pedigree.compute(params.root())
+    changed = pedigree.write(params.root() / "claims.yaml", found)
+    table = claims.order_table(claims.judge_all(claims.read_best()))
+    return f"{table}\nclaims.yaml {'was brought' if changed else 'is'} up to date"
 
 
 # --- what the pipeline calls -----------------------------------------------------------------------------------------

@@ -20,6 +20,10 @@ ENTRY = {
 }
 
 
+RULE_FIRST = {"rule": "0123456", "result": "89abcde", "order": claims.RULE_FIRST}
+SAME_COMMIT = {"rule": "0123456", "result": "0123456", "order": claims.SAME_COMMIT}
+
+
 def claim(rule, **changes) -> claims.Claim:
     values = {**ENTRY, "rule": rule, **changes}
     return claims.Claim.model_validate(
@@ -154,10 +158,10 @@ def mixed_verdicts() -> list[claims.Verdict]:
     """Three announced claims of two systems, and two targets, of which one is met."""
     metrics = {"gain_db": {"value": 1.0, "n": 3, "unit": "dB", "profile": "sample"}}
     ledger = [
-        claim({"at_least": 2}),
+        claim({"at_least": 2}, registered=RULE_FIRST),
         claim({"not_testable": "no code, no data"}, metric=None, system="em"),
         claim({"at_most": 2}, profile="full"),
-        claim({"at_least": 2}, own=True, announced="we want 2 dB"),
+        claim({"at_least": 2}, own=True, announced="we want 2 dB", registered=SAME_COMMIT),
         claim({"at_least": 1}, own=True, announced="we want 1 dB"),
     ]
     return claims.judge_all(metrics, ledger)
@@ -183,6 +187,7 @@ def test_what_was_announced_and_our_own_targets_are_counted_apart():
         "claims_exceeded": 0,
         "claims_refuted": 1,
         "claims_untestable": 1,
+        "claims_rule_first": 1,
         "own_targets": 2,
         "own_targets_met": 1,
     }
@@ -229,6 +234,9 @@ def test_the_real_ledger_has_both_kinds_and_no_target_hides_among_the_announced(
         ({"system": "lstm"}, "system"),
         ({"system": "repository"}, "own: true"),
         ({"own": "perhaps"}, "own"),
+        ({"registered": {"rule": "no commit"}}, "registered.rule"),
+        ({"registered": {"rule": "0123456", "result": "0123456"}}, "an order needs a result"),
+        ({"registered": {"rule": "0123456", "order": "rule first"}}, "an order needs a result"),
         ({"better": "more"}, "better"),
         ({"profile": "sample"}, "profile"),
         ({"note": "x"}, "note"),
@@ -255,6 +263,13 @@ def test_an_entry_without_a_good_id_is_named_by_its_place(tmp_path, entry, wante
 def test_twin_ids(tmp_path):
     with pytest.raises(UserError, match=r"claims.yaml: id some-claim stands twice"):
         ledger(tmp_path, ENTRY, {**ENTRY, "announced": "another text"})
+
+
+def test_an_amendment_names_an_entry_that_is_there(tmp_path):
+    changed = {**ENTRY, "id": "new-claim", "amends": "some-claim", "rule": {"at_least": 1}}
+    assert ledger(tmp_path, ENTRY, changed)[1].amends == "some-claim"
+    with pytest.raises(UserError, match=r"claims.yaml: new-claim amends some-claim, which"):
+        ledger(tmp_path, changed)
 
 
 @pytest.mark.parametrize(
@@ -296,22 +311,23 @@ def test_every_real_rule_can_hold_and_can_fail(real):
 def test_the_table_of_a_system_holds_what_was_announced_of_it():
     verdicts = mixed_verdicts()
     assert claims.system_table(verdicts, "mixture").rows == [
-        ["gains 2 dB", "1 dB", "✗\N{NO-BREAK SPACE}**refuted**"],
+        ["gains 2 dB", "1 dB", "✗\N{NO-BREAK SPACE}**refuted**", "rule first"],
         [
             "gains 2 dB",
             "needs the full profile",
             "…\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}run\N{NO-BREAK SPACE}yet",
+            "–",
         ],
     ]
     assert claims.system_table(verdicts, "em").rows == [
-        ["gains 2 dB", "no code, no data", "–\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}testable"]
+        ["gains 2 dB", "no code, no data", "–\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}testable", "–"]
     ]
 
 
 def test_the_table_of_our_own_targets():
     assert claims.target_table(mixed_verdicts()).rows == [
-        ["we want 2 dB", "1 dB", "✗\N{NO-BREAK SPACE}**missed**"],
-        ["we want 1 dB", "1 dB", "✓\N{NO-BREAK SPACE}met"],
+        ["we want 2 dB", "1 dB", "✗\N{NO-BREAK SPACE}**missed**", "same commit"],
+        ["we want 1 dB", "1 dB", "✓\N{NO-BREAK SPACE}met", "–"],
     ]
 
 
@@ -328,6 +344,13 @@ def test_the_summary_counts_the_announced_of_each_system_and_of_all():
         ["Sparse-attention mixture", "1", "0", "1"],
         ["Causal attention", "0", "0", "0"],
         ["**all**", "**1**", "**1**", "**1**"],
+    ]
+
+
+def test_the_table_of_orders_counts_both_kinds_apart():
+    assert claims.order_table(mixed_verdicts()).rows == [
+        ["announced", "1", "0", "0", "2"],
+        ["our own", "0", "1", "0", "1"],
     ]
 
 

@@ -80,6 +80,7 @@ def test_all_metrics_with_their_study_and_its_run(project):
         "claims_exceeded": 0,
         "claims_refuted": 0,
         "claims_untestable": 0,
+        "claims_rule_first": 0,
         "own_targets": 0,
         "own_targets_met": 0,
     }
@@ -196,7 +197,7 @@ def test_every_headline_number_says_what_it_is_and_has_n_and_the_announced_keys_
 def test_the_command(monkeypatch, project, capsys):
     monkeypatch.setattr(params, "root", lambda: project)
     assert cli.main(["gather", "sample"]) == 0
-    assert capsys.readouterr().out == "11 metrics\n"
+    assert capsys.readouterr().out == "12 metrics\n"
     (project / "claims.yaml").unlink()
     assert cli.main(["gather", "sample"]) == 2
     told = capsys.readouterr()

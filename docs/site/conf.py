@@ -33,15 +33,23 @@ html_theme_options = {
 }
 
 
-def _visit_math(self, node):
-    """Formulas as MathML, which browsers draw by themselves."""
-    self.body.append(
-        convert(node.astext(), display="block" if node.tagname == "math_block" else "inline")
-    )
+def _visit_inline_math(self, node):
+    """A formula as MathML, which browsers draw by themselves."""
+    formula = convert(node.astext(), display="inline")
+    self.body.append(f'<span class="inline-formula">{formula}</span>')
+    raise SkipNode
+
+
+def _visit_block_math(self, node):
+    """A formula in a line of its own, which scrolls where it is wider than the screen."""
+    formula = convert(node.astext(), display="block")
+    self.body.append(f'<div class="formula" tabindex="0">{formula}</div>')
     raise SkipNode
 
 
 def setup(app):
     app.add_html_math_renderer(
-        "mathml", inline_renderers=(_visit_math, None), block_renderers=(_visit_math, None)
+        "mathml",
+        inline_renderers=(_visit_inline_math, None),
+        block_renderers=(_visit_block_math, None),
     )

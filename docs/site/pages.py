@@ -7,14 +7,14 @@ from pathlib import Path
 
 from lib.common import claims, tables
 
-# Cells that a reader need not see first, by their tag, and what the button that opens them says.
-FOLDED = {
+# What the button says that opens a folded cell, by another tag of the cell.
+PROMPTS = {
     "bootstrap": "How this notebook finds the project",
     "parameters": "Parameters",
     "injected-parameters": "Parameters of this run",
-    "setup": "Imports and settings",
     "record": "How the numbers are recorded",
 }
+OTHER_PROMPT = "The code of this cell"
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------
@@ -77,11 +77,14 @@ def last_heading(markdown: str) -> str | None:
 
 
 def fold(cell: dict) -> None:
-    """Hide a cell of plumbing behind a button, by the tag that it carries."""
+    """Name the button of a cell that its notebook folds by the tag `hide-input`; the run's parameters are folded too."""
     tags = cell["metadata"].setdefault("tags", [])
-    for tag in FOLDED.keys() & set(tags):
-        tags.append("hide-input" if cell["outputs"] else "hide-cell")
-        cell["metadata"]["mystnb"] = {"code_prompt_show": FOLDED[tag]}
+    if "injected-parameters" in tags:
+        tags.append("hide-input")
+    if "hide-input" in tags:
+        named = [PROMPTS[tag] for tag in tags if tag in PROMPTS]
+        prompt = named[0] if named else OTHER_PROMPT
+        cell["metadata"].setdefault("mystnb", {})["code_prompt_show"] = prompt
 
 
 def describe_figures(cell: dict, heading: str) -> None:

@@ -1,9 +1,9 @@
-"""How a grey picture is denoised best with what is at hand: `python benchmarks/grey.py choose`, then `judge`.
+"""How a grey picture is denoised best with what is at hand: `python benchmarks/grey.py choose`, `low`, `judge`.
 
 The rule stands in docs/log.md, "2026-11-25, grey, clean and compressed pictures", and was written before the first
-run. `choose` tunes the strength of each way, compares the ways and the estimates of the noise's level, and finds the
-level below which a picture is better left alone; it sees only the pictures that choose (40 minutes of one core).
-`judge` measures the ways with these strengths on the other pictures (15 minutes). Both write benchmarks/grey.json.
+run. `choose` tunes the strength of each way and compares the ways and the estimates of the noise's level (four minutes of
+one core), and `low` finds the level below which a picture is better left alone; both see only the pictures that
+choose. `judge` measures the ways with these strengths on the other pictures (two minutes). Writes benchmarks/grey.json.
 
 Shapes: a picture is (H, W), float32 in [0, 1].
 """
@@ -11,12 +11,11 @@ Shapes: a picture is (H, W), float32 in [0, 1].
 import json
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
-import shared
+import recording
 import torch
+from recording import ROOT
 from skimage import color
 from skimage import data as pictures
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
@@ -28,8 +27,9 @@ from lib.mixture import denoiser
 from lib.mixture.run import SIGMAS
 
 CHOOSE = ("brick", "cell", "clock", "grass", "microaneurysms", "page", "astronaut", "chelsea")
+COLOURS = ("astronaut", "chelsea", "immunohistochemistry")  # for the level left alone only
 JUDGE = ("camera", "coins", "moon", "text", "gravel", "coffee", "rocket")
-SIDE = 256  # of the central square, in pixels
+SIDE = 192  # of the central square, in pixels
 LEVELS = (0.05, 0.1, 0.2, 0.3)
 LOW_LEVELS = (0.0, 0.01, 0.02, 0.03, 0.05)
 THRESHOLDS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05)
@@ -47,10 +47,14 @@ def luma_square(name: str) -> np.ndarray:
     picture = getattr(pictures, name)()
     if picture.ndim == 3:
         picture = np.round(255 * color.rgb2gray(picture))
+    return (central_square(picture) / 255).astype(np.float32)
+
+
+def central_square(picture: np.ndarray) -> np.ndarray:
+    """At most SIDE pixels each way."""
     top = max(0, (picture.shape[0] - SIDE) // 2)
     left = max(0, (picture.shape[1] - SIDE) // 2)
-    square = picture[top : top + SIDE, left : left + SIDE]
-    return (square / 255).astype(np.float32)
+    return picture[top : top + SIDE, left : left + SIDE]
 
 
 def as_file(picture: np.ndarray) -> np.ndarray:
@@ -72,8 +76,8 @@ def psnr(clean: np.ndarray, test: np.ndarray) -> float:
 
 # Ways to denoise: (picture, level, strength) -> picture
 
-MODEL = denoiser.load_weights(shared.ROOT / "models" / "mixture_denoiser.safetensors", "ours")
-PRIOR = experts.load_model(shared.ROOT / "models" / "em_prior.safetensors").prior
+MODEL = denoiser.load_weights(ROOT / "models" / "mixture_denoiser.safetensors", "ours")
+PRIOR = experts.load_model(ROOT / "models" / "em_prior.safetensors").prior
 
 
 def run_network(channels: np.ndarray, told: float) -> np.ndarray:
@@ -138,11 +142,11 @@ def grey_mixture(prior):
     seen = to_grey @ prior.basis  # (p^2, D)
     mixed, rest = seen[:, :rank], seen[:, rank:]
     means = to_grey @ prior.mean + prior.means @ mixed.T  # (K, p^2)
-    shared_part = (rest * prior.rest) @ rest.T
+    common_part = (rest * prior.rest) @ rest.T
     covariances = []
     for vectors, values in zip(prior.vectors, prior.values, strict=True):
         directions = mixed @ vectors
-        covariances.append((directions * values) @ directions.T + shared_part)
+        covariances.append((directions * values) @ directions.T + common_part)
     return prior.weights, means, np.stack(covariances)
 
 
@@ -158,7 +162,9 @@ def patch_prior(noisy, sigma, strength):
         values, vectors = np.linalg.eigh(covariance + level**2 * np.eye(side**2))
         whiten = (vectors / np.sqrt(values)).astype(np.float32)
         z = (patches - means[k].astype(np.float32)) @ whiten
-        scores[:, k] = np.log(weights[k]) - 0.5 * np.log(values).sum() - 0.5 * (z**2).sum(axis=1)
+        scores[:, k] = (
+            np.log(weights[k]) - 0.5 * np.log(values).sum() - 0.5 * np.einsum("nd,nd->n", z, z)
+        )
     shares, _ = em.attention(scores)  # (N, K)
     estimate = np.zeros_like(patches)
     for k, covariance in enumerate(covariances):
@@ -174,13 +180,13 @@ def patch_prior(noisy, sigma, strength):
 ROOT_3 = float(np.sqrt(3))
 WAYS = {
     "network as it was": (network_equal, (1.0,)),
-    "network, level scaled": (network_equal, (1.25, 1.5, ROOT_3, 2.0, 2.5, 3.0, 4.0)),
-    "network, independent channels": (network_independent, (1.5, ROOT_3, 2.0, 2.25)),
-    "network, independent channels, four draws": (network_four_draws, (1.5, ROOT_3, 2.0, 2.25)),
+    "network, level scaled": (network_equal, (1.5, ROOT_3, 2.0, 2.5, 3.0, 4.0)),
+    "network, independent channels": (network_independent, (1.5, ROOT_3, 2.0)),
+    "network, independent channels, four draws": (network_four_draws, (ROOT_3,)),
     "non-local means": (non_local_means, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)),
     "total variation": (total_variation, (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5)),
     "wavelets": (wavelets, (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)),
-    "patch prior, grey": (patch_prior, (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)),
+    "patch prior, grey": (patch_prior, (0.9, 1.0, 1.15, 1.3)),
 }
 
 
@@ -193,7 +199,7 @@ def denoised(way: str, noisy: np.ndarray, sigma: float, strength: float) -> np.n
 
 def haar_details(picture):
     """Absolute diagonal Haar details and the mean of each 2 x 2 square, (H/2, W/2) each."""
-    height, width = (size - size % 2 for size in picture.shape)
+    height, width = (size - size % 2 for size in picture.shape[:2])
     a = picture[0:height:2, 0:width:2]
     b = picture[0:height:2, 1:width:2]
     c = picture[1:height:2, 0:width:2]
@@ -289,11 +295,11 @@ def best_estimate(rows):
     return min(errors, key=errors.get), errors
 
 
-def measure_ways(cases, strengths, estimate):
-    """Decibels of every way, strength, picture and level; level known and estimated, and CPU seconds.
+def measure_ways(cases, strengths):
+    """Decibels and CPU seconds of every way, strength, picture and level, the level known.
 
     Args:
-        strengths: by way, those to try. estimate: a function of the noisy picture, or None for the known level only.
+        strengths: by way, those to try.
     """
     rows = []
     for way, tried in strengths.items():
@@ -304,12 +310,18 @@ def measure_ways(cases, strengths, estimate):
                 row = {"way": way, "strength": strength, "picture": name, "level": sigma}
                 row["cpu_s"] = time.process_time() - start
                 row["known_db"] = psnr(clean, image)
-                if estimate is not None:
-                    row["estimated_db"] = psnr(
-                        clean, denoised(way, noisy, estimate(noisy), strength)
-                    )
                 rows.append(row)
         print(way, "done", flush=True)
+    return rows
+
+
+def add_estimated(rows, cases, estimate):
+    """The decibels of the same rows when the level is estimated from the noisy picture."""
+    by_case = {(name, sigma): (clean, noisy) for name, sigma, clean, noisy in cases}
+    for row in rows:
+        clean, noisy = by_case[row["picture"], row["level"]]
+        image = denoised(row["way"], noisy, estimate(noisy), row["strength"])
+        row["estimated_db"] = psnr(clean, image)
     return rows
 
 
@@ -338,19 +350,42 @@ def best_way(rows):
     return min(near, key=seconds.get), score, seconds
 
 
-def best_threshold(way, strength, estimate):
-    """The estimated level below which a picture is better left alone, and the mean decibels of each threshold."""
-    cases = noisy_pictures(CHOOSE, LOW_LEVELS)
-    found = []
-    for _, _, clean, noisy in cases:
-        level = estimate(noisy)
-        alone, done = psnr(clean, noisy), psnr(clean, denoised(way, noisy, level, strength))
-        found.append((level, alone, done))
+def best_threshold(found):
+    """The estimated level below which a picture is better left alone, and the mean decibels of each threshold.
+
+    Args:
+        found: (estimated level, decibels of the noisy picture, decibels of the denoised one) of each case.
+    """
     score = {}
     for threshold in THRESHOLDS:
         values = [alone if level < threshold else done for level, alone, done in found]
         score[threshold] = float(np.mean(values))
     return max(score, key=score.get), score
+
+
+def low_noise_grey(way, strength, estimate):
+    """What leaving alone and denoising give for grey pictures with little noise."""
+    found = []
+    for _, _, clean, noisy in noisy_pictures(CHOOSE, LOW_LEVELS):
+        level = estimate(noisy)
+        done = psnr(clean, denoised(way, noisy, level, strength))
+        found.append((level, psnr(clean, noisy), done))
+    return found
+
+
+def low_noise_colour(estimate):
+    """The same for pictures in colour, (H, W, 3), and the network."""
+    found = []
+    for number, name in enumerate(COLOURS):
+        clean = (central_square(getattr(pictures, name)()) / 255).astype(np.float32)
+        for sigma in LOW_LEVELS:
+            noisy = add_noise(clean, sigma, 100 + number)
+            level = estimate(noisy)
+            told = max(level, SIGMAS[0])
+            batch = torch.from_numpy(np.ascontiguousarray(noisy.transpose(2, 0, 1)))[None]
+            image = denoiser.denoise(MODEL, batch, told)[0].numpy().transpose(1, 2, 0)
+            found.append((level, psnr(clean, noisy), psnr(clean, as_file(image))))
+    return found
 
 
 def choose() -> None:
@@ -359,12 +394,12 @@ def choose() -> None:
     estimates = measure_estimates(cases)
     how, errors = best_estimate(estimates)
     print(how, errors, flush=True)
-    tuning = measure_ways(cases, {way: tried for way, (_, tried) in WAYS.items()}, None)
+    tuning = measure_ways(cases, {way: tried for way, (_, tried) in WAYS.items()})
     strengths = {way: best_strength(tuning, way) for way in WAYS}
     print(strengths, flush=True)
-    rows = measure_ways(cases, {way: (s,) for way, s in strengths.items()}, ESTIMATES[how])
+    chosen_rows = [dict(row) for row in tuning if row["strength"] == strengths[row["way"]]]
+    rows = add_estimated(chosen_rows, cases, ESTIMATES[how])
     way, score, seconds = best_way(rows)
-    threshold, by_threshold = best_threshold(way, strengths[way], ESTIMATES[how])
     chosen = {
         "estimate": how,
         "errors_of_estimates": errors,
@@ -372,20 +407,36 @@ def choose() -> None:
         "way": way,
         "score_db": score,
         "cpu_s": seconds,
-        "threshold": threshold,
-        "threshold_db": {str(k): v for k, v in by_threshold.items()},
     }
     print(json.dumps(chosen, indent=1), flush=True)
     write(chosen, {"choose": rows, "tuning": tuning, "estimates": estimates})
 
 
+def choose_low() -> None:
+    """The thresholds below which pictures are left alone."""
+    before = json.loads((recording.FOLDER / "grey.json").read_text(encoding="utf-8"))
+    chosen = before["chosen"]
+    way = chosen["way"]
+    estimate = ESTIMATES[chosen["estimate"]]
+    low = {
+        "grey": low_noise_grey(way, chosen["strengths"][way], estimate),
+        "colour": low_noise_colour(estimate),
+    }
+    for kind, found in low.items():
+        threshold, by_threshold = best_threshold(found)
+        chosen[f"left_alone_{kind}"] = threshold
+        chosen[f"left_alone_{kind}_db"] = {str(k): v for k, v in by_threshold.items()}
+        print(kind, threshold, by_threshold, flush=True)
+    write(chosen, before["rows"] | {"low": low})
+
+
 def judge() -> None:
     """The ways with the strengths that were chosen, on the pictures that judge."""
-    before = json.loads((shared.FOLDER / "grey.json").read_text(encoding="utf-8"))
+    before = json.loads((recording.FOLDER / "grey.json").read_text(encoding="utf-8"))
     chosen = before["chosen"]
     cases = noisy_pictures(JUDGE, LEVELS)
     strengths = {way: (strength,) for way, strength in chosen["strengths"].items()}
-    rows = measure_ways(cases, strengths, ESTIMATES[chosen["estimate"]])
+    rows = add_estimated(measure_ways(cases, strengths), cases, ESTIMATES[chosen["estimate"]])
     for name, sigma, clean, noisy in cases:
         row = {"way": "noisy", "strength": 0, "picture": name, "level": sigma, "cpu_s": 0}
         rows.append(row | {key: psnr(clean, noisy) for key in ("known_db", "estimated_db")})
@@ -415,14 +466,14 @@ def metrics(chosen, judged):
 def write(chosen, rows) -> None:
     run = {"device": "cpu", "seed": SEED, "threads": 1}
     found = metrics(chosen, rows["judge"]) if "judge" in rows else {}
-    shared.write_record("grey", found, run, chosen=chosen, rows=rows)
+    recording.write("grey", found, run, chosen=chosen, rows=rows)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    parts = {"choose": choose, "judge": judge}
+    parts = {"choose": choose, "low": choose_low, "judge": judge}
     if sys.argv[1:] not in ([name] for name in parts):
-        raise SystemExit("usage: python benchmarks/grey.py choose | judge")
+        raise SystemExit("usage: python benchmarks/grey.py choose | low | judge")
     parts[sys.argv[1]]()
 
 

@@ -21,7 +21,7 @@ def weights_of(arm: str, seed: int) -> Path:
         path = tree / folder / "weights.safetensors"
         if path.is_file():
             return path
-    command = f"python -m lib.mixture.training --arm {arm} --seed {seed} --profile full"
+    command = f"python -m lib train mixture --arm {arm} --seed {seed} --profile full"
     raise UserError(
         f"{folder}/weights.safetensors: not found; make it with `{command} --out {folder}`, "
         f"about {MINUTES[arm]} CPU minutes"

@@ -76,10 +76,10 @@ def pictures() -> Entry:
     from lib.tools import photo
 
     def read(path: Path):
-        image = photo.read_image(path)
-        if image.size <= 4096:  # what can be read is denoised too, while it is small
-            return photo.denoise_file(path, path.with_suffix(".out.png"))
-        return image
+        pixels = photo.read_image(path).pixels
+        if pixels.size <= 4096:  # what can be read is denoised too, while it is small
+            photo.denoise_file(path, path.with_suffix(".out.png"))
+        return pixels
 
     pixels, examples = np.random.default_rng(0).integers(0, 256, (9, 8, 4), dtype=np.uint8), []
     for mode, kind in [

@@ -130,8 +130,10 @@ def denoise(source: Path, target: Path, sigma: float | None) -> None:
     """Remove noise from a picture, PNG or JPEG, of any size."""
     from lib.tools.photo import denoise_file
 
-    used = denoise_file(source, target, sigma)
-    click.echo(f"{target}: denoised at sigma {used:.3f}{'' if sigma else ' (estimated)'}")
+    outcome = denoise_file(source, target, sigma)
+    if outcome.warning:
+        click.echo(f"warning: {outcome.warning}", err=True)
+    click.echo(f"{target}: {outcome}")
 
 
 @cli.command(example='generate --prompt "To be, or not to be" --length 200 --temperature 0.9')

@@ -26,10 +26,10 @@ from lib.common.params import UserError, root
 
 WEIGHTS = "models/mixture_denoiser.safetensors"
 LEVELS = (0.05, 0.5)  # of the noise that the network was trained for, and that may be asked for
-LEFT_ALONE = (
-    0.02  # an estimate below it: denoising would take more than it gives (benchmarks/grey.py)
-)
-GREY_STRENGTH = 0.8  # of non-local means, in units of the noise's level (benchmarks/grey.py)
+# Chosen by benchmarks/grey.py: the strength of non-local means in units of the noise's level, and the estimates
+# below which denoising takes more than it gives.
+GREY_STRENGTH = 0.6
+LEFT_ALONE = {"grey": 0.02, "colour": 0.025}
 LARGEST = 10_000_000  # pixels; the network needs about 450 bytes for each
 SUFFIXES = (".png", ".jpg", ".jpeg")
 OUR_MODES = {  # of Pillow: what a picture of each mode is read as
@@ -65,8 +65,8 @@ class Outcome(NamedTuple):
         """One line for the user."""
         if not self.changed:
             return (
-                f"left alone: the estimated noise of {self.level:.4f} is below {LEFT_ALONE}, "
-                "and the pixels are written as they are; --sigma denoises all the same"
+                f"left alone: the estimated noise of {self.level:.4f} is so low that denoising would take more "
+                "than it gives; the pixels are written as they are (--sigma denoises all the same)"
             )
         return f"denoised at sigma {self.level:.3f}{' (estimated)' if self.estimated else ''}"
 
@@ -135,12 +135,13 @@ def estimate_sigma(image: np.ndarray) -> float:
 
 
 def _trusted_level(values: np.ndarray) -> float:
-    """The estimate for colours (H, W) or (H, W, 3); UserError where it says nothing of the noise."""
-    if len(np.unique(values)) <= 2:
-        raise UserError(
-            "a picture of two values or one: its noise cannot be told from its content, give sigma"
-        )
+    """The estimate for (H, W) or (H, W, 3); UserError where it says nothing of the noise."""
     level = estimate_sigma(values)
+    only_two = ((values == values.min()) | (values == values.max())).all()
+    if only_two and level > 0:
+        raise UserError(
+            "a picture of two values: its noise cannot be told from its content, give sigma"
+        )
     if level > LEVELS[1]:
         raise UserError(
             f"estimated noise {level:.3f} is above {LEVELS[1]}: a pattern rather than noise; "
@@ -161,7 +162,7 @@ def denoise_array(
 
     Args:
         sigma: noise level in [0.05, 0.5] for pixel values in [0, 1]. If None it is estimated; an image with less than
-            LEFT_ALONE is returned as it is, a level between that and the range is brought into it.
+            LEFT_ALONE is returned as it is.
         weights: of the network for colour; the shipped ones if None.
 
     Raises:
@@ -183,15 +184,12 @@ def _denoise(image, sigma, weights) -> tuple[np.ndarray, float, bool]:
     level = sigma
     if sigma is None:
         level = _trusted_level(values)
-        if level < LEFT_ALONE:
+        if level < LEFT_ALONE["grey" if values.ndim == 2 else "colour"]:
             return image.copy(), level, False
-        level = max(level, LEVELS[0])
-    clean = (
-        _denoise_grey(values, level)
-        if values.ndim == 2
-        else _denoise_colour(values, level, weights)
-    )
-    clean = clean * scale
+    if values.ndim == 2:
+        clean = scale * _denoise_grey(values, level)
+    else:
+        clean = scale * _denoise_colour(values, level, weights)
     if scale == 255:
         clean = clean.round()
     return _like(image, clean.astype(image.dtype)), level, True
@@ -222,14 +220,14 @@ def _like(image, clean):
 
 
 def _denoise_colour(values, level, weights):
-    """The network's answer to (H, W, 3)."""
+    """The network's answer to (H, W, 3), told the level, but no lower one than it was trained for."""
     import torch
 
     from lib.mixture import denoiser
 
     model = denoiser.load_weights(weights or root() / WEIGHTS)
     batch = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]  # (1, 3, H, W)
-    return denoiser.denoise(model, batch, level)[0].numpy().transpose(1, 2, 0)
+    return denoiser.denoise(model, batch, max(level, LEVELS[0]))[0].numpy().transpose(1, 2, 0)
 
 
 def _denoise_grey(values, level):

@@ -50,7 +50,7 @@ class Browser:
                 break
         else:
             raise RuntimeError(f"{executable} ended before it could be reached")
-        self.socket = websocket.create_connection(self.address, timeout=30)
+        self.socket = websocket.create_connection(self.address, timeout=300)
         self.numbers, self.events = itertools.count(1), []
 
     def __enter__(self) -> "Browser":
@@ -59,7 +59,7 @@ class Browser:
     def __exit__(self, *_) -> None:
         self.socket.close()
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
         self.process.stderr.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -123,7 +123,7 @@ class Page:
             raise RuntimeError(fault.get("exception", {}).get("description", fault["text"]))
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 10) -> None:
+    def wait(self, condition: str, seconds: float = 60) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(condition):

@@ -40,7 +40,7 @@ MARKS = {
     MET: "✓",
     MISSED: "✗",
 }
-NO_BREAK = "\N{NO-BREAK SPACE}"
+NO_BREAK = "\u00a0"  # not by its name: that needs a compiled module, which a user without rights may not read
 SYSTEMS = {
     "em": "EM graph diffusion",
     "mixture": "Sparse-attention mixture",

@@ -200,6 +200,7 @@ def test_a_level_that_is_given_is_used_on_a_clean_picture_too(tmp_path):
     assert outcome == (0.1, False, True, "")
 
 
+@pytest.mark.fault("noise under JPEG, no level given", "a warning of one line")
 def test_jpeg_is_warned_of_in_one_line_and_only_where_the_level_is_estimated(tmp_path, capsys):
     noisy, _ = noisy_and_clean("camera", 0.2)
     source = tmp_path / "in.jpg"
@@ -215,6 +216,7 @@ def test_jpeg_is_warned_of_in_one_line_and_only_where_the_level_is_estimated(tmp
     assert not capsys.readouterr().err
 
 
+@pytest.mark.fault("picture of two values, no level given", "one line; no picture is written")
 def test_a_picture_of_two_values_is_refused_unless_the_level_is_given(tmp_path):
     dots = 255 * np.random.default_rng(0).integers(0, 2, (32, 32), dtype=np.uint8)
     Image.fromarray(dots).convert("1").save(tmp_path / "in.png")

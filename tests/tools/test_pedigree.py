@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from lib.common import claims, params
-from lib.tools import pedigree
+from lib.tools import cli, pedigree
 
 ROOT = params.root()
 # The last change of a rule before the two promises were made; see docs/log.md, 2026-11-25.
@@ -229,6 +229,26 @@ def test_the_ledger_gets_one_line_an_entry_and_keeps_every_other(tmp_path):
     written = path.read_text().splitlines()
     assert [line for line in written if "registered" not in line] == others
     assert pedigree.write(path, found) is False
+
+
+def test_the_command_brings_the_ledger_up_to_date(history, monkeypatch, capsys):
+    (history.folder / "claims.yaml").write_text(LEDGER.partition("  - id: b-claim")[0])
+    (history.folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    rule = history.commit()
+    history.result()
+    result = history.commit()
+    metrics = {"gain_db": {"value": 3, "n": 1, "profile": "sample"}}
+    gathered = history.folder / "results" / "sample" / "metrics.json"
+    gathered.write_text(json.dumps({"metrics": metrics}))
+    monkeypatch.setattr(params, "root", lambda: history.folder)
+    assert cli.main(["claims", "--pedigree"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[2].split() == "| announced | 1 | 0 | 0 | 0 |".split()
+    assert told[-1] == "claims.yaml was brought up to date"
+    (claim,) = claims.load_ledger(history.folder / "claims.yaml")
+    assert (claim.registered.rule, claim.registered.result) == (rule, result)
+    assert cli.main(["claims", "--pedigree"]) == 0
+    assert capsys.readouterr().out.endswith("claims.yaml is up to date\n")
 
 
 # the promises

@@ -27,7 +27,7 @@ help:
 	@echo "make faults      inject every fault that a test marks, and write docs/faults.md"
 	@echo "make audit       look the pinned packages up in a database of vulnerabilities"
 	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU;"
-	@echo "                 ONLY='em_diffusion' runs one study of it, in a sitting of its own"
+	@echo "                 ONLY='em_diffusion' runs one stage of it and what it needs"
 
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
 $(STAMP): requirements.txt requirements.lock

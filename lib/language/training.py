@@ -27,6 +27,7 @@ from lib.language.symbols import Config
 
 BOOKS = ("alice29", "hamlet")
 LONGEST = 20_000_000  # bytes of a text or characters of a prompt; minutes and gigabytes lie beyond
+LARGE = ("attention", "lstm")  # the two networks of the race
 FAR = ("asyoulik", "hamlet_folio")  # read by no arm
 
 
@@ -198,8 +199,10 @@ def setup(threads: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def run_arm(arm: Arm, library: corpus.Corpus, p: Language, seed: int, folder: Path) -> None:
-    """Train one arm, price every held-out part, write weights.safetensors and prices.safetensors."""
+def run_arm(
+    arm: Arm, library: corpus.Corpus, p: Language, seed: int, folder: Path, keep: bool = True
+) -> None:
+    """Train one arm, price every held-out part, write prices.safetensors and, to `keep`, weights.safetensors."""
     config, recipe = arm.config, arm.recipe
     params = {name: tf.Variable(a) for name, a in network(config).init(config, seed).items()}
     streams = [library.ids(book, "train") for book in arm.books]
@@ -230,10 +233,9 @@ def run_arm(arm: Arm, library: corpus.Corpus, p: Language, seed: int, folder: Pa
         }
         moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.adapt_stride)
         found |= dict(zip(near, moved, strict=True))
-    small = {
-        name: a.astype(np.float16) for name, a in arrays.items()
-    }  # half the file; read back as 32-bit floats
-    save_arrays(folder / "weights.safetensors", small, config, library.tokeniser.pieces)
+    if keep:  # half the file; read back as 32-bit floats
+        small = {name: a.astype(np.float16) for name, a in arrays.items()}
+        save_arrays(folder / "weights.safetensors", small, config, library.tokeniser.pieces)
     save_arrays(folder / "prices.safetensors", found)
     checkpoint.unlink(missing_ok=True)
 
@@ -287,13 +289,15 @@ def train(
         raise UserError(str(error)) from None
     known = arms(chosen.language, len(library.tokeniser))
     if list(names) == ["ablations"]:
-        names = [name for name in known if name not in ("attention", "lstm")]
+        names = [name for name in known if name not in LARGE]
     if odd := sorted(set(names) - known.keys()):
         raise UserError(f"no arm {', '.join(odd)}; there are ablations, {', '.join(known)}")
     setup(chosen.threads)
     for name in names:
         arm = known[name]._replace(books=tuple(own)) if own else known[name]
-        run_arm(arm, library, chosen.language, seed, out / f"{name}-{seed}")
+        # notebooks open the two large networks of the first seed; of all others they read the prices
+        keep = bool(own) or (name in LARGE and seed == chosen.seed)
+        run_arm(arm, library, chosen.language, seed, out / f"{name}-{seed}", keep)
 
 
 def write_text(

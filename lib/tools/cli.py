@@ -292,6 +292,15 @@ def gather(profile: str) -> None:
     click.echo(f"{len(gather(profile))} metrics")
 
 
+@cli.command(example="curves sample")
+@click.argument("profile", type=click.Choice(params.PROFILES))
+def curves(profile: str) -> None:
+    """Write the series that `dvc plots show` draws: dB and bits against steps and seconds."""
+    from lib.tools.curves import write_curves
+
+    click.echo(write_curves(params.root(), profile).relative_to(params.root()))
+
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +330,16 @@ def full(only: Sequence[str]) -> None:
     from lib.tools.reproduce import full
 
     full(params.root(), only)
+
+
+@cli.command(example="tidy")
+def tidy() -> None:
+    """Drop lock entries and objects of datastore/ that no stage of either profile names."""
+    from lib.tools.store import tidy
+
+    stages, objects = tidy(params.root())
+    click.echo(f"dropped {len(stages)} lock entries ({', '.join(stages) or 'none'})")
+    click.echo(f"dropped {len(objects)} objects of datastore/")
 
 
 @cli.command(example="readme")

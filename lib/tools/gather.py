@@ -1,7 +1,11 @@
 """Collect what the studies and the benchmarks wrote: `python -m lib gather PROFILE`.
 
-Makes `results/<profile>/metrics.json` (every metric with n, spread, band, and the record of its run),
-`headline.json` (a flat dictionary of the numbers that readers and checks look at) and `verdicts.md`.
+| file in results/<profile> | for |
+|---|---|
+| metrics.json | everything: each metric with n, spread and band, and the record of the run that made it |
+| headline.json | readers and checks: the headline numbers, name -> value |
+| summary.json | `dvc metrics show`: a handful of them under short names, which fit on a line |
+| verdicts.md | readers: every claim, what was measured and the verdict |
 """
 
 import json
@@ -11,45 +15,70 @@ from typing import Any
 
 from lib.common import claims, files, params
 
+# Of summary.json: short name -> metric.
+SUMMARY = {
+    "reproduced": "claims_reproduced",
+    "refuted": "claims_refuted",
+    "announced_dB": "announced_mixture_psnr_db",
+    "ours_dB": "mixture_psnr_db",
+    "em_dB_10": "em_psnr_db_10",
+    "em_dB_20": "em_psnr_db_20",
+    "alice_bpc": "attention_bpc_alice",
+    "over_lstm_bpc": "attention_minus_lstm_bpc",
+}
+
 
 def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
-    """Merge `results/<profile>/*/metrics.json` and `benchmarks/*.json`.
+    """Merge the records of the studies and the benchmarks, judge every claim, and write the files above.
 
     Args:
         folder: the project's root; given by tests.
 
+    Returns:
+        All metrics, name -> entry; each entry also names its study and the profile that it was measured on.
+
     Raises:
-        UserError: a file is not a study's record, or two studies write the same metric.
+        UserError: a file is not a study's record, or two studies write the same metric. Then nothing is written.
     """
     folder = folder or params.root()
     target = folder / "results" / profile
-    merged: dict[str, dict] = {}
-    runs: dict[str, dict] = {}
-    for path in [*sorted(target.glob("*/metrics.json")), *records(folder / "benchmarks")]:
-        study, place = read_study(path), path.relative_to(folder)
-        if twice := sorted(merged.keys() & study["metrics"].keys()):
-            raise params.UserError(f"{place}: another study already measures {', '.join(twice)}")
-        if study["study"] in runs:
-            raise params.UserError(
-                f"{place}: study {study['study']!r} already has a record in another file"
-            )
-        origin = {
-            "study": study["study"],
-            "profile": "benchmark" if path.parent.name == "benchmarks" else profile,
-        }
-        merged |= {name: {**entry, **origin} for name, entry in study["metrics"].items()}
-        runs[study["study"]] = study["run"]
-    # The full profile is run study by study, in several sittings.
-    verdicts = claims.judge_all(
-        merged, claims.load_ledger(folder / "claims.yaml"), complete=profile != "full"
-    )
-    merged |= claims.tally_metrics(verdicts)
-    page = claims.verdict_page(verdicts)
-    headline = {name: entry["value"] for name, entry in merged.items() if entry.get("headline")}
-    files.write_json(target / "metrics.json", {"profile": profile, "metrics": merged, "runs": runs})
+    metrics, runs = merge(folder, profile)
+    ledger = claims.load_ledger(folder / "claims.yaml")
+    # The full profile is run study by study, on several days.
+    verdicts = claims.judge_all(metrics, ledger, complete=profile != "full")
+    metrics |= claims.tally_metrics(verdicts)
+
+    values = {name: entry["value"] for name, entry in metrics.items()}
+    headline = {name: values[name] for name in metrics if metrics[name].get("headline")}
+    summary = {short: values[name] for short, name in SUMMARY.items() if name in values}
+    everything = {"profile": profile, "metrics": metrics, "runs": runs}
+
+    files.write_json(target / "metrics.json", everything)
     files.write_json(target / "headline.json", headline)
-    files.write_text(target / "verdicts.md", page + "\n")
-    return merged
+    files.write_json(target / "summary.json", summary)
+    files.write_text(target / "verdicts.md", claims.verdict_page(verdicts) + "\n")
+    return metrics
+
+
+def merge(folder: Path, profile: str) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The metrics of all records, name -> entry, and the runs that made them, study -> run."""
+    studies = sorted((folder / "results" / profile).glob("*/metrics.json"))
+    benchmarks = records(folder / "benchmarks")
+    metrics: dict[str, dict] = {}
+    runs: dict[str, dict] = {}
+    for path in [*studies, *benchmarks]:
+        record, place = read_study(path), path.relative_to(folder)
+        study = record["study"]
+        twice = sorted(metrics.keys() & record["metrics"].keys())
+        if twice:
+            raise params.UserError(f"{place}: another study already measures {', '.join(twice)}")
+        if study in runs:
+            raise params.UserError(f"{place}: study {study!r} already has a record in another file")
+        origin = {"study": study, "profile": "benchmark" if path in benchmarks else profile}
+        for name, entry in record["metrics"].items():
+            metrics[name] = {**entry, **origin}
+        runs[study] = record["run"]
+    return metrics, runs
 
 
 def records(folder: Path) -> list[Path]:
@@ -58,16 +87,17 @@ def records(folder: Path) -> list[Path]:
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """The record that `record.write_metrics` wrote. Raises UserError: it is broken, or a metric lacks value or n."""
+    """A record that `Record.write` wrote. Raises UserError: it is broken, or a metric lacks its value or n."""
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
-        complete = all(
-            math.isfinite(entry["value"]) and entry["n"] >= 1 for entry in study["metrics"].values()
-        )
-        if complete and {"study", "run"} <= study.keys():
-            return study
+        complete = {"study", "run"} <= study.keys()
+        for entry in study["metrics"].values():
+            complete = complete and math.isfinite(entry["value"]) and entry["n"] >= 1
     except (ValueError, KeyError, AttributeError, TypeError):
-        pass
-    raise params.UserError(
-        f"{path.parent.name}/{path.name}: not a study's metrics; run the stage that writes it again"
-    ) from None
+        complete = False
+    if not complete:
+        place = f"{path.parent.name}/{path.name}"
+        raise params.UserError(
+            f"{place}: not a study's metrics; run the stage that writes it again"
+        )
+    return study

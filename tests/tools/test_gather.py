@@ -63,7 +63,7 @@ def refused(project, wanted):
 
 def test_all_metrics_with_their_study_and_its_run(project):
     merged = gather.gather("sample", project)
-    assert made(project) == ["headline.json", "metrics.json", "verdicts.md"]
+    assert made(project) == ["headline.json", "metrics.json", "summary.json", "verdicts.md"]
     target = project / "results" / "sample"
     written = json.loads((target / "metrics.json").read_text())
     assert written["profile"] == "sample" and written["metrics"] == merged
@@ -178,7 +178,7 @@ def test_the_committed_results_are_what_gather_makes(tmp_path):
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
     shutil.copy(ROOT / "claims.yaml", tmp_path)
     gather.gather("sample", tmp_path)
-    for name in ("metrics.json", "headline.json", "verdicts.md"):
+    for name in ("metrics.json", "headline.json", "summary.json", "verdicts.md"):
         assert (made / name).read_bytes() == (committed / name).read_bytes(), name
 
 
@@ -202,3 +202,10 @@ def test_the_command(monkeypatch, project, capsys):
     assert cli.main(["gather", "sample"]) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("error: claims.yaml: not found")
+
+
+def test_the_summary_fits_on_a_line_and_is_part_of_the_headline():
+    summary = json.loads((ROOT / "results" / "sample" / "summary.json").read_text())
+    headline = json.loads((ROOT / "results" / "sample" / "headline.json").read_text())
+    assert summary == {short: headline[name] for short, name in gather.SUMMARY.items()}
+    assert sum(len(name) + 4 for name in summary) < 110

@@ -11,9 +11,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from imports import MODULES, NOTEBOOKS, ROOT, packages, tree
 
 from lib.common import data, params
+from lib.tools import pedigree
 
 SCRIPTS = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "docs" / "site").glob("*.py")]
 SOURCES = [*MODULES, *sorted(SCRIPTS), *NOTEBOOKS]
@@ -89,12 +91,18 @@ def test_archives_are_never_unpacked(path):
     assert not names & {"extractall", "extract", "unpack_archive"}
 
 
+SAFE_LOADERS = {"_NoTwins", "LOADER"}  # of lib/common/params.py and of lib/tools/pedigree.py
+
+
 def test_yaml_is_read_by_a_safe_loader_only():
     for path in SOURCES:
         for call in calls(path):
             if ast.unparse(call.func) == "yaml.load":
-                assert keywords(call).get("Loader") == "_NoTwins"
-    assert issubclass(params._NoTwins, params.yaml.SafeLoader)
+                loader = [ast.unparse(given) for given in call.args[1:]]
+                loader += keywords(call).values()
+                assert len(loader) == 1 and loader[0] in SAFE_LOADERS, path.name
+    assert issubclass(params._NoTwins, yaml.SafeLoader)
+    assert pedigree.LOADER in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", None))
 
 
 @each(MODULES)

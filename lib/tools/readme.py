@@ -121,14 +121,20 @@ def collect(root: Path, repository: str | None = None) -> Facts:
     verdicts = claims.judge_all(metrics)
     blocks = {
         "tally": claims.tally_sentence(verdicts),
-        "summary": str(claims.summary_table(verdicts)),
-        "targets": str(claims.target_table(verdicts)),
-        "notebooks": str(notebook_table(root, repository)) + ("" if repository else HOW_COLAB),
-        "headline": str(headline_table(metrics, claims.read_metrics("sample"))),
-        "full": str(full_table(root)),
+        "summary": compact(claims.summary_table(verdicts)),
+        "targets": compact(claims.target_table(verdicts)),
+        "notebooks": compact(notebook_table(root, repository)) + ("" if repository else HOW_COLAB),
+        "headline": compact(headline_table(metrics, claims.read_metrics("sample"))),
+        "full": compact(full_table(root)),
     }
     named = {verdict.claim.id: verdict.verdict for verdict in verdicts}
     return Facts(blocks, metrics, named)
+
+
+def compact(table: Table) -> str:
+    """A table in Markdown whose cells are not padded: a longer cell then changes one line of the page, not all."""
+    head, _, *rows = [re.sub(r" +\|", " |", line) for line in str(table).splitlines()]
+    return "\n".join([head, "|---" * len(table.columns) + "|", *rows])
 
 
 def notebook_table(root: Path, repository: str | None = None) -> Table:

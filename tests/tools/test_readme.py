@@ -7,6 +7,7 @@ import pytest
 
 from lib.common import files, params
 from lib.common.params import UserError
+from lib.common.tables import Table
 from lib.tools import readme
 from lib.tools.readme import Facts
 
@@ -131,6 +132,12 @@ def test_the_repository_is_that_of_the_checkouts_origin(tmp_path, url, wanted):
     for command in (["init", "--quiet"], ["remote", "add", "origin", url]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     assert readme.origin_on_github(tmp_path) == wanted
+
+
+def test_a_table_on_a_page_is_not_padded():
+    table = Table(["what", "value"], [["a long name", 1], ["b", "2 | 3"]])
+    wanted = "| what | value |\n|---|---|\n| a long name | 1 |\n| b | 2 \\| 3 |"
+    assert readme.compact(table) == wanted
 
 
 def test_the_headline_table_shows_the_sample_beside_the_full_profile():

@@ -1,5 +1,7 @@
 """Inject every fault that a test marks, and write down which were survived: `make faults` (minutes).
 
+With files of tests as arguments only theirs are injected again; the other outcomes stay as they were recorded.
+
 A test says `@pytest.mark.fault(what, expected)`, or a case of it does; it passes when exactly that happened. Writes
 benchmarks/faults.json and docs/faults.md; a test compares both with the markers that stand in tests/.
 """
@@ -93,11 +95,15 @@ def page(faults: list[Fault], run: dict) -> str:
 
 def main() -> int:
     faults, recorder = marked(), Recorder()
-    tests = sorted({str(ROOT / "tests" / fault.test.split("::")[0]) for fault in faults})
+    known = json.loads(RECORD.read_text())["outcomes"] if sys.argv[1:] else {}
+    everywhere = {str(ROOT / "tests" / fault.test.split("::")[0]) for fault in faults}
+    tests = sys.argv[1:] or sorted(everywhere)
     code = pytest.main(
         ["-m", "fault", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[recorder]
     )
-    survived = sum(recorder.outcomes.get(fault.what) == "passed" for fault in faults)
+    outcomes = known | recorder.outcomes
+    outcomes = {fault.what: outcomes[fault.what] for fault in faults if fault.what in outcomes}
+    survived = sum(outcome == "passed" for outcome in outcomes.values())
     metrics = {
         "faults_injected": record.metric(
             len(faults), n=len(faults), what="faults that tests inject", headline=True
@@ -107,7 +113,7 @@ def main() -> int:
         ),
     }
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    more = {"outcomes": recorder.outcomes, "system": system}
+    more = {"outcomes": outcomes, "system": system}
     written = recording.write("faults", metrics, {"device": "cpu"}, **more)
     files.write_text(PAGE, page(faults, json.loads(written.read_text())))
     print(f"{survived} of {len(faults)} faults survived; docs/faults.md is written")

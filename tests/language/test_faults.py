@@ -149,7 +149,9 @@ def test_weights_of_another_model():
             ["\udcff"], "'\\udcff'", marks=pytest.mark.fault("prompt that is no UTF-8", "one line")
         ),
         pytest.param(
-            [""], "a prompt of one symbol", marks=pytest.mark.fault("empty prompt", "one line")
+            [""],
+            "a text of one character or more",
+            marks=pytest.mark.fault("empty prompt", "one line"),
         ),
         pytest.param(
             ["To be", "--temperature", "nan"],

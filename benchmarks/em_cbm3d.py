@@ -16,13 +16,14 @@ import numpy as np
 import recording
 
 from lib.common import data, intervals, params, quality, record
-from lib.diffusion import experts, heads, study
+from lib.diffusion import denoiser, heads
+from lib.studies import diffusion as study
 
 IMAGES, SEED = 100, 11
 NAMES = {
     "cbm3d": "CBM3D",
-    "free": "training-free graph",
-    "light": "lightly trained",
+    "free": "graph, weights by SURE",
+    "light": "full denoiser",
     "nlm": "scikit-image NLM",
 }
 
@@ -50,13 +51,17 @@ def main():
         "test"
     )  # the sample keeps the canonical order, so its first 100 are the first 100 of all
     clean = (test[:IMAGES] / 255).astype(np.float32)
-    model = experts.load_model(params.root() / "models" / "em_prior.safetensors")
+    model = denoiser.load(params.root() / "models" / "em_denoiser.safetensors")
     out = recording.metrics_of("em_cbm3d")
     for sigma in [float(word) for word in sys.argv[1:]] or model.levels:
         noisy, key = data.add_noise(clean, sigma, SEED), round(100 * sigma)
         strength = {0.1: 0.6, 0.2: 0.4}[sigma]  # as tuned in notebook 02
-        calls = {"free": model.pilot, "light": model.denoise, "cbm3d": cbm3d}
-        calls["nlm"] = lambda images, level, h=strength: study.baseline("nlm", images, level, h)
+        calls = {
+            "free": lambda images, level: model.pilot(images, level, "sure"),
+            "light": model.denoise,
+            "cbm3d": cbm3d,
+            "nlm": lambda images, level, h=strength: study.baseline("NLM", images, level, h),
+        }
         found = {name: timed(call, noisy, sigma) for name, call in calls.items()}
         psnr = {name: quality.psnr(clean, images) for name, (images, _) in found.items()}
         ssim = {name: quality.ssim(clean, images) for name, (images, _) in found.items()}

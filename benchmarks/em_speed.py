@@ -16,7 +16,7 @@ import recording
 from skimage.restoration import denoise_nl_means
 
 from lib.common import data, figures, params, record
-from lib.diffusion import announced, em, experts, graph
+from lib.diffusion import announced, denoiser, em, graph
 
 SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 9, (32, 64, 128, 256, 512)
 THREADS = (1, 2)
@@ -89,7 +89,7 @@ def main():
     test, _ = data.load_cifar("test")
     noisy = data.add_noise((test[:BATCH] / 255).astype(np.float32), SIGMA, 11)
     rows = noisy.transpose(0, 2, 3, 1)
-    model = experts.load_model(params.root() / "models" / "em_prior.safetensors")
+    model = denoiser.load(params.root() / "models" / "em_denoiser.safetensors")
     level, out = model.level(SIGMA), {}
 
     def add(name, value, what, n=ROUNDS, headline=False, unit="ms"):

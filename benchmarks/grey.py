@@ -22,7 +22,8 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_
 from skimage.restoration import estimate_sigma as wavelet_estimate
 
 from lib.common import record
-from lib.diffusion import em, experts
+from lib.diffusion import denoiser as em_denoiser
+from lib.diffusion import em
 from lib.mixture import denoiser
 from lib.mixture.run import SIGMAS
 
@@ -77,7 +78,7 @@ def psnr(clean: np.ndarray, test: np.ndarray) -> float:
 # Ways to denoise: (picture, level, strength) -> picture
 
 MODEL = denoiser.load_weights(ROOT / "models" / "mixture_denoiser.safetensors", "ours")
-PRIOR = experts.load_model(ROOT / "models" / "em_prior.safetensors").prior
+PRIOR = em_denoiser.load(ROOT / "models" / "em_denoiser.safetensors").prior
 
 
 def run_network(channels: np.ndarray, told: float) -> np.ndarray:

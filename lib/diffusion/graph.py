@@ -16,16 +16,19 @@ Laplacian regularization for image denoising", TIP 2017 (arXiv:1604.07948); Chan
 symmetric smoothing filters" (arXiv:1601.00088). Departures: noise-corrected distances, compact kernel, fixed DCT
 filters instead of PCA.
 
-Symbols: B images, C channels, H, W, M features, S offsets of the stencil; float32. Every output row is computed by
-one fixed job (image, strip of rows), so the number of threads never changes a result."""
+The loops over pixels stand in kernels.py.
+
+Symbols: B images, C channels, H, W, M features, S offsets of the stencil; float32. The number of threads never
+changes a result.
+"""
 
 from functools import cache
 
 import numpy as np
-from numba import njit, prange
 from scipy.spatial import cKDTree
 
-STRIP = 32  # rows of one parallel job; fixed, so results do not depend on the thread count
+from lib.diffusion import kernels
+
 OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [0.5, -1, 0.5]]) / np.sqrt([[3.0], [2.0], [1.5]])
 
 
@@ -77,146 +80,12 @@ def filter_bank(size, count):
     return np.ascontiguousarray(bank, np.float32)  # (M, 3, k, k)
 
 
-@njit(cache=True, parallel=True)
-def _convolve(padded, bank, out):
-    for job in prange(out.shape[0] * out.shape[1]):
-        b, m = job // out.shape[1], job % out.shape[1]
-        width = out.shape[3]
-        for y in range(out.shape[2]):
-            row = out[b, m, y]
-            for c in range(bank.shape[1]):
-                for dy in range(bank.shape[2]):
-                    for dx in range(bank.shape[3]):
-                        tap = bank[m, c, dy, dx]
-                        source = padded[b, c, y + dy]
-                        for x in range(width):
-                            row[x] += tap * source[x + dx]
-
-
 def features(images, bank):
     """Filter responses (B, M, H, W) of images (B, 3, H, W), mirrored at the border."""
     padded = np.pad(images, ((0, 0), (0, 0), *[(bank.shape[2] // 2,) * 2] * 2), mode="symmetric")
     out = np.zeros((len(images), len(bank), *images.shape[2:]), np.float32)  # (B, M, H, W)
-    _convolve(padded, bank, out)
+    kernels.convolve(padded, bank, out)
     return out
-
-
-@njit(cache=True)
-def _weigh(feat, noise, offsets, inv_h2, inv_s2, first, weights):
-    """Weights (S, R, W) of the rows first..first+R-1 of one image; offset 0 gets the largest of the others."""
-    rows, width = weights.shape[1], weights.shape[2]
-    height = feat.shape[1]
-    line = np.empty(width, np.float32)
-    one, top, zero = np.float32(1), np.float32(1 / 16), np.float32(0)
-    weights[:] = zero
-    for s in range(1, offsets.shape[0]):
-        dy, dx = offsets[s, 0], offsets[s, 1]
-        if dy < 0 or (dy == 0 and dx < 0):
-            continue  # an edge weighs the same from both ends: made with its mirror image
-        mirror = s - 1  # it stands before its image: see `stencil`
-        while offsets[mirror, 0] != -dy or offsets[mirror, 1] != -dx:
-            mirror -= 1
-        far = np.float32((dy * dy + dx * dx) * inv_s2)
-        x0, x1 = max(0, -dx), min(width, width - dx)
-        for r in range(max(-dy, -first), min(rows, height - first - dy)):
-            y = first + r
-            line[:] = zero
-            for m in range(feat.shape[0]):
-                here, there = feat[m, y], feat[m, y + dy]
-                for x in range(x0, x1):
-                    d = here[x] - there[x + dx]
-                    line[x] += d * d
-            here, there = noise[y], noise[y + dy]
-            for x in range(x0, x1):
-                v = here[x] + there[x + dx]
-                z = max(zero, line[x] - v) * inv_h2 / v + far
-                line[x] = max(zero, one - z * top) ** 16
-            if r >= 0:
-                out, own = weights[s, r], weights[0, r]
-                for x in range(x0, x1):
-                    out[x] = line[x]
-                    own[x] = max(own[x], line[x])
-            if r + dy < rows:
-                out, own = weights[mirror, r + dy], weights[0, r + dy]
-                for x in range(x0, x1):
-                    out[x + dx] = line[x]
-                    own[x + dx] = max(own[x + dx], line[x])
-
-
-@njit(cache=True)
-def _normalise(weights):
-    for r in range(weights.shape[1]):
-        total = np.full(weights.shape[2], np.float32(1e-30), np.float32)
-        for s in range(weights.shape[0]):
-            row = weights[s, r]
-            for x in range(len(total)):
-                total[x] += row[x]
-        lone = total < 1e-20  # no neighbour at all: the node keeps its own value
-        weights[0, r][lone] = 1
-        total[lone] = 1
-        for s in range(weights.shape[0]):
-            row = weights[s, r]
-            for x in range(len(total)):
-                row[x] /= total[x]
-
-
-@njit(cache=True)
-def _box(weights, offsets, first, skip, half, height, out):
-    """Average weights (S, R', W) over the patches of 2 half + 1 pixels that cover a pixel: rows of P (S, R, W)."""
-    width = weights.shape[2]
-    column = np.zeros(width + 2 * half, np.float32)
-    inner = column[half : half + width]
-    out[:] = 0
-    for r in range(out.shape[1]):
-        low, high = max(0, skip + r - half), min(weights.shape[1], skip + r + half + 1)
-        for s in range(offsets.shape[0]):
-            dy, dx = offsets[s, 0], offsets[s, 1]
-            x0, x1 = max(0, -dx), min(width, width - dx)
-            if first + r + dy < 0 or first + r + dy >= height or x1 <= x0:
-                continue
-            inner[:] = 0
-            for q in range(low, high):
-                row = weights[s, q]
-                for x in range(width):
-                    inner[x] += row[x]
-            boxed = out[s, r]
-            for q in range(2 * half + 1):
-                for x in range(x0, x1):
-                    boxed[x] += column[x + q]
-    _normalise(out)
-
-
-@njit(cache=True, parallel=True)
-def _transition(feat, noise, offsets, inv_h2, inv_s2, half, out):
-    height, width = feat.shape[2], feat.shape[3]
-    strips = (height + STRIP - 1) // STRIP
-    for job in prange(feat.shape[0] * strips):
-        b, first = job // strips, job % strips * STRIP
-        last = min(height, first + STRIP)
-        low, high = max(0, first - half), min(height, last + half)
-        weights = np.empty((offsets.shape[0], high - low, width), np.float32)
-        _weigh(feat[b], noise[b], offsets, inv_h2, inv_s2, low, weights)
-        if half:
-            _normalise(weights)
-            _box(weights, offsets, first, first - low, half, height, out[b, :, first:last])
-        else:
-            out[b, :, first:last] = weights
-
-
-@njit(cache=True, parallel=True)
-def _walk(weights, images, offsets, out):
-    channels, height, width = images.shape[1:]
-    for job in prange(images.shape[0] * height):
-        b, y = job // height, job % height
-        for s in range(offsets.shape[0]):
-            dy, dx = offsets[s, 0], offsets[s, 1]
-            if y + dy < 0 or y + dy >= height:
-                continue
-            part = weights[b, s, y]
-            for c in range(channels):
-                row, source = out[b, c, y], images[b, c, y + dy]
-                for x in range(max(0, -dx), min(width, width - dx)):
-                    row[x] += part[x] * source[x + dx]
 
 
 def edge_weights(feat, noise, *, sigma_f, sigma_s, radius, patch=1):
@@ -240,7 +109,7 @@ def edge_weights(feat, noise, *, sigma_f, sigma_s, radius, patch=1):
     offsets = stencil(radius)
     out = np.empty((len(feat), len(offsets), *feat.shape[2:]), np.float32)  # (B, S, H, W)
     scaled = np.maximum(noise, 1e-8).astype(np.float32) * np.float32(max(1, feat.shape[1]))
-    _transition(
+    kernels.transition(
         feat,
         scaled,
         offsets,
@@ -255,7 +124,7 @@ def edge_weights(feat, noise, *, sigma_f, sigma_s, radius, patch=1):
 def apply(weights, images, radius):
     """Weighted sums over the neighbourhood: (B, S, H, W) and (B, C, H, W) -> (B, C, H, W), plain W x."""
     out = np.zeros_like(images)
-    _walk(weights, images, stencil(radius), out)
+    kernels.walk(weights, images, stencil(radius), out)
     return out
 
 
@@ -283,6 +152,13 @@ def sinkhorn(weights, radius, rounds=20):
             scale[:, 0]
             * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
         )
+    return out
+
+
+def apply_transpose(weights, images, radius):
+    """W' x, the transpose of `apply`: the gradient of a loss behind the graph. Shapes as there."""
+    out = np.zeros_like(images)
+    kernels.walk_back(weights, images, stencil(radius), out)
     return out
 
 

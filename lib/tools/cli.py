@@ -257,15 +257,26 @@ def train_language(
     train(chosen, arms, seed, out, text)
 
 
-@train.command("em", example="train em --profile sample --out models/em_prior.safetensors")
+@train.command("em", example="train em --profile sample --out models/em_denoiser.safetensors")
 @profile_option()
-@click.option("--out", type=FILE, default="models/em_prior.safetensors", show_default=True)
-def train_em(profile: str | None, out: Path) -> None:
-    """Fit the prior and the maps of EM graph diffusion, about six CPU minutes."""
+@click.option("--out", type=FILE, default="models/em_denoiser.safetensors", show_default=True)
+@click.option("--checkpoints", type=FOLDER, default="checkpoints/em", help="Keeps finished parts.")
+@click.option("--sigma", type=float, help="Make the parts of this noise level only.")
+@click.option("--kind", "kinds", multiple=True, help="Make these gates only: clean, sure, ...")
+@click.option("--passes/--no-passes", default=True, help="Make the maps of both passes, too.")
+def train_em(
+    profile: str | None,
+    out: Path,
+    checkpoints: Path,
+    sigma: float | None,
+    kinds: Sequence[str],
+    passes: bool,
+) -> None:
+    """Fit the denoiser of EM graph diffusion, under an hour of one core; finished parts are not made again."""
     chosen = params.load(profile)
-    from lib.diffusion.experts import train
+    from lib.diffusion.fit import train
 
-    train(chosen, out)
+    train(chosen, out, checkpoints, sigma=sigma, kinds=kinds, passes=passes)
 
 
 @cli.command(example="execute 01_data_verification data --profile sample")

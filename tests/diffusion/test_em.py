@@ -1,11 +1,11 @@
-"""The EM prior: likelihood, recovery, noise, classes, the linear maps and the model file."""
+"""The EM prior: likelihood, recovery, noise, classes."""
 
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from lib.common import data, params, quality
-from lib.diffusion import em, experts, heads
+from lib.common import data, quality
+from lib.diffusion import em, heads
 
 
 @pytest.fixture(scope="module")
@@ -113,80 +113,6 @@ def test_bad_input(clean, prior):
     ):
         with pytest.raises(ValueError):
             bad()
-
-
-@pytest.fixture(scope="module")
-def model(clean):
-    options = {
-        "patch": 5,
-        "components": 3,
-        "rank": 10,
-        "iterations": 3,
-        "patches": 2000,
-        "tune_images": 4,
-    }
-    return experts.fit(clean, [0.1], **options, seed=0, report=lambda line: None)
-
-
-def test_maps_beat_their_pilot_and_survive_the_file(model, clean, tmp_path):
-    noisy = data.add_noise(clean[:10], 0.1, 9)
-    answer = model.denoise(noisy, 0.1)
-    assert (
-        quality.psnr(clean[:10], answer).mean()
-        > quality.psnr(clean[:10], model.pilot(noisy, 0.1)).mean()
-    )
-    experts.save_model(tmp_path / "m.safetensors", model)
-    again = experts.load_model(tmp_path / "m.safetensors", patch=5)
-    np.testing.assert_allclose(again.denoise(noisy, 0.1), answer, atol=2e-3)
-    with pytest.raises(ValueError, match="fitted for"):
-        model.denoise(noisy, 0.15)
-    with pytest.raises(params.UserError, match="patches of 5"):
-        experts.load_model(tmp_path / "m.safetensors", patch=7)
-    with pytest.raises(ValueError, match="differ in shape"):
-        experts.fit_experts(model.prior, clean, noisy, noisy, 0.1)
-
-
-def test_the_shipped_model_is_what_params_ask_for():
-    """Its recipe takes minutes and is not run here; its shapes, levels and settings must be those of params.yaml."""
-    chosen, shipped = (
-        params.load("sample").em,
-        experts.load_model(params.root() / "models" / "em_prior.safetensors"),
-    )
-    assert (shipped.prior.patch, *shipped.prior.means.shape) == (
-        chosen.patch,
-        chosen.components,
-        chosen.rank,
-    )
-    assert tuple(shipped.levels) == chosen.sigmas
-    for level in shipped.levels.values():
-        assert all(getattr(level.settings, name) in grid for name, grid in heads.GRIDS.items())
-        assert level.maps.shape == (
-            chosen.components,
-            6 * chosen.patch**2 + 1,
-            3 * (chosen.patch - 2) ** 2,
-        )
-
-
-def test_fitting_repeats_to_the_last_bit(model, clean):
-    options = {
-        "patch": 5,
-        "components": 3,
-        "rank": 10,
-        "iterations": 3,
-        "patches": 2000,
-        "tune_images": 4,
-    }
-    again = experts.fit(clean, [0.1], **options, seed=0, report=lambda line: None)
-    assert again.levels[0.1].settings == model.levels[0.1].settings
-    assert np.array_equal(again.levels[0.1].maps, model.levels[0.1].maps)
-
-
-@pytest.mark.fault("the prior of the EM model damaged or missing", "one line that names the file")
-def test_broken_model_files(tmp_path):
-    (tmp_path / "broken.safetensors").write_bytes(b"not a model")
-    for name in ("broken.safetensors", "absent.safetensors"):
-        with pytest.raises(params.UserError, match=name):
-            experts.load_model(tmp_path / name)
 
 
 def test_clip_curves_follow_the_noise():

@@ -6,7 +6,7 @@ from reference_language import story
 
 from lib.common import params as settings
 from lib.common import weights
-from lib.language import announced, corpus, ngram, optimiser, training
+from lib.language import corpus, ngram, optimiser, training
 from lib.language.symbols import Config
 
 tf = pytest.importorskip("tensorflow")
@@ -184,35 +184,6 @@ def test_arms_match_in_core_parameters():
 
     assert abs(core("lstm") / core("attention") - 1) < 0.01
     assert known["adam"].recipe.muon == 0 and known["only-hamlet"].books == ("hamlet",)
-
-
-def test_requirements_of_the_announced_layer():
-    rng = np.random.default_rng(0)
-    windows = rng.integers(1, 40, (4, 129)).astype(np.int32)
-    found = {r.name: r for r in announced.validate(windows, 40)}
-    assert len(found) == 12
-    not_met = {name for name, r in found.items() if not r.met}
-    assert not_met == {"gradient norms", "memory", "operations"}
-    assert found["operations"].measured == 3 * 128 * 256**2 + 2 * 128**2 * 256
-
-
-def test_broken_layers_fail_the_requirements(monkeypatch):
-    windows = np.random.default_rng(0).integers(1, 40, (4, 129)).astype(np.int32)
-    attend = announced.causal.attend
-
-    def failing():
-        return {r.name for r in announced.validate(windows, 40) if not r.met}
-
-    faults = {
-        "causal mask": lambda q, k, v, seen, drop: attend(q, k, v, tf.ones_like(seen), drop),
-        "scale": lambda q, k, v, seen, drop: attend(q, k, v, seen, drop, scaled=False),
-    }
-    for name, fault in faults.items():
-        monkeypatch.setattr(announced.causal, "attend", fault)
-        assert name in failing()
-    monkeypatch.setattr(announced.causal, "attend", attend)
-    monkeypatch.setattr(announced.causal, "expect", lambda x, *shape: x)
-    assert "shape checks per axis" in failing()
 
 
 def test_text_is_written_from_a_saved_model(library, tmp_path):

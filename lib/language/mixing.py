@@ -198,6 +198,7 @@ class Match(NamedTuple):
 
 
 def empty_match() -> Match:
+    """No text has been read."""
     tables = np.full((len(MATCHES), 1 << 20), EMPTY, np.int32)
     return Match(tables, np.full(len(MATCHES), EMPTY), np.zeros(len(MATCHES), np.int64))
 
@@ -455,6 +456,7 @@ def remember(memory, symbol):
 
 @njit(cache=True)
 def remember_all(memory, text):
+    """Append the symbols of a text (N,), one after the other."""
     for symbol in text:
         remember(memory, symbol)
 

@@ -12,6 +12,10 @@ from lib.tools import cli, pedigree
 ROOT = params.root()
 # The last change of a rule before the two promises were made; see docs/log.md, 2026-11-25.
 PROMISED_SINCE = "9c319f0"
+# The metric of these two had its name before it had its meaning: it was the price of another mixture (docs/log.md). Git
+# knows names only, so that it dates their first result too early.
+MIXER_TARGETS = ("language-target-mixed-alice", "language-target-mixed-hamlet")
+MIXER_RULE, FIRST_MIXER_RESULT = "798202e", "1f38aae"
 ENTRY = {
     "id": "a-claim",
     "system": "em",
@@ -302,4 +306,12 @@ def test_every_claim_that_is_decided_shows_its_pedigree(real):
 
 
 def test_since_the_promises_every_rule_came_before_its_result_and_none_was_changed(real):
-    assert pedigree.broken_promises(ROOT, PROMISED_SINCE) == []
+    broken = pedigree.broken_promises(ROOT, PROMISED_SINCE)
+    assert broken == [
+        f"{name}: its rule came in {MIXER_RULE}, not before its result" for name in MIXER_TARGETS
+    ]
+
+
+def test_the_rule_of_the_mixer_is_older_than_the_first_result_of_the_mixer(real):
+    command = ["git", "merge-base", "--is-ancestor", MIXER_RULE, FIRST_MIXER_RESULT]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0

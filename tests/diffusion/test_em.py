@@ -67,12 +67,22 @@ def test_noise_level_is_found(clean):
     assert em.estimate_noise(np.full((1, 3, 16, 16), 0.5, np.float32)) < 1e-6
 
 
-def test_zero_noise_and_constant_images_are_safe(prior, clean):
-    assert np.array_equal(em.denoise(clean[:2], prior, 0), clean[:2])
+def test_zero_noise_changes_nothing(prior, clean):
+    images = clean[:2]
+    assert np.array_equal(em.denoise(images, prior, 0), images)
+
+
+def test_a_constant_image_stays_nearly_constant(prior):
     flat = np.full((1, 3, 16, 16), 0.5, np.float32)
-    assert np.abs(em.denoise(flat, prior, 0.1) - 0.5).max() < 0.05
-    constant, history = em.fit_prior(np.full((50, 27), 0.5, np.float32), 2, 5, 3, seed=0)
-    assert np.isfinite(history).all() and np.isfinite(constant.values).all()
+    denoised = em.denoise(flat, prior, 0.1)
+    assert np.abs(denoised - 0.5).max() < 0.05
+
+
+def test_a_prior_of_constant_patches_is_finite():
+    patches = np.full((50, 27), 0.5, np.float32)
+    constant, history = em.fit_prior(patches, 2, 5, 3, seed=0)
+    assert np.isfinite(history).all()
+    assert np.isfinite(constant.values).all()
 
 
 def test_overlap_undoes_extract(clean):

@@ -14,8 +14,12 @@ TINY_LSTM = Config(11, kind="lstm", width=16, layers=2, hidden=10, context=12, g
 def arrays(config, dtype=np.float64, seed=0):
     """Fresh weights, made large enough that attention is not uniform and finite differences are smooth."""
     scale = {"wq": 3, "wk": 3, "symbols": 100, "gram2": 100, "gram3": 100}
-    made = training.network(config).init(config, seed)
-    return {name: (a * scale.get(name.split(".")[-1], 1)).astype(dtype) for name, a in made.items()}
+    weights = training.network(config).init(config, seed)
+    larger = {}
+    for name, values in weights.items():
+        kind = name.split(".")[-1]  # "blocks.0.wq" is a "wq"
+        larger[name] = (values * scale.get(kind, 1)).astype(dtype)
+    return larger
 
 
 def tensors(config, dtype=np.float64):
@@ -82,9 +86,15 @@ def test_blocks_change_nothing(block):
 
 @pytest.mark.parametrize(("dtype", "eps"), [(np.float64, 2.3e-16), (np.float32, 1.2e-7)])
 def test_rows_sum_to_one(dtype, eps):
-    _, weights = causal.attend(*qkv((2, 3, 64, 8), dtype=dtype), causal.visible(64, 64))
-    assert np.abs(weights.numpy().astype(np.float64).sum(-1) - 1).max() <= 8 * eps
-    assert weights.numpy()[..., ~np.tril(np.ones((64, 64), bool))].max() == 0.0
+    q, k, v = qkv((2, 3, 64, 8), dtype=dtype)
+    _, weights = causal.attend(q, k, v, causal.visible(64, 64))
+    weights = weights.numpy()  # (2, 3, 64, 64)
+
+    sums = weights.astype(np.float64).sum(axis=-1)
+    assert np.abs(sums - 1).max() <= 8 * eps
+
+    future = np.triu(np.ones((64, 64), bool), k=1)
+    assert weights[..., future].max() == 0.0
 
 
 def test_swapped_axes_are_refused():

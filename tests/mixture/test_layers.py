@@ -110,9 +110,16 @@ def test_any_size_of_image_comes_back_in_its_size(h, w):
 
 def test_padding_reflects_and_repeats_only_where_it_must():
     image = torch.arange(12.0).reshape(1, 1, 3, 4)
-    assert torch.equal(pad(image, 5)[0, 0, :, 4], torch.tensor([2.0, 6, 10, 6, 2]))
-    assert pad(image[:, :, :1], 4).shape == (1, 1, 4, 4)
-    assert torch.equal(pad(image[..., :3], 3), image[..., :3])
+
+    reflected = pad(image, 5)  # (1, 1, 5, 5)
+    new_column = reflected[0, 0, :, 4]
+    assert torch.equal(new_column, torch.tensor([2.0, 6, 10, 6, 2]))
+
+    one_row = image[:, :, :1]  # too small to reflect: repeated
+    assert pad(one_row, 4).shape == (1, 1, 4, 4)
+
+    square = image[..., :3]  # 3 x 3 needs nothing
+    assert torch.equal(pad(square, 3), square)
 
 
 def test_padding_does_not_change_what_needs_none():
@@ -240,10 +247,16 @@ def test_block_attention_equals_the_masked_dense_reference(reach):
 
 def test_the_written_out_attention_of_bfloat16_equals_the_other():
     q, k, v = torch.randn(3, 2, 2, 4, 8, generator=seeded()).unbind()
-    for bias in (None, torch.randn(2, 2, 4, 4, generator=seeded(1))):
-        half = attend(*(x.bfloat16() for x in (q, k, v)), None if bias is None else bias.bfloat16())
-        assert half.dtype == torch.bfloat16
-        torch.testing.assert_close(half.float(), attend(q, k, v, bias), atol=0.03, rtol=0.03)
+    q_half, k_half, v_half = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    bias = torch.randn(2, 2, 4, 4, generator=seeded(1))
+
+    with_bias = attend(q_half, k_half, v_half, bias.bfloat16())
+    without = attend(q_half, k_half, v_half, None)
+
+    assert with_bias.dtype == without.dtype == torch.bfloat16
+    close = {"atol": 0.03, "rtol": 0.03}
+    torch.testing.assert_close(with_bias.float(), attend(q, k, v, bias), **close)
+    torch.testing.assert_close(without.float(), attend(q, k, v, None), **close)
 
 
 def test_directions_of_blocks():

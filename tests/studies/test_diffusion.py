@@ -76,10 +76,17 @@ def test_convex_weights_are_the_best_of_many():
         assert (cost <= np.einsum("k,nkl,l->n", weights, errors, weights) + 1e-6).all()
 
 
-def test_projection_is_nearest_on_the_simplex():
-    np.testing.assert_allclose(study.project(np.array([0.2, 0.3, 0.1, 0.4])), [0.2, 0.3, 0.1, 0.4])
-    np.testing.assert_allclose(study.project(np.array([3.0, 0.0, 0.0, -1.0])), [1, 0, 0, 0])
-    np.testing.assert_allclose(study.project(np.array([1.0, 1.0, 0.0, -5.0])), [0.5, 0.5, 0, 0])
+@pytest.mark.parametrize(
+    ("point", "nearest"),
+    [
+        ([0.2, 0.3, 0.1, 0.4], [0.2, 0.3, 0.1, 0.4]),  # lies on it already
+        ([3.0, 0.0, 0.0, -1.0], [1, 0, 0, 0]),  # a corner
+        ([1.0, 1.0, 0.0, -5.0], [0.5, 0.5, 0, 0]),  # the middle of an edge
+    ],
+)
+def test_projection_is_nearest_on_the_simplex(point, nearest):
+    found = study.project(np.array(point))
+    np.testing.assert_allclose(found, nearest)
 
 
 def test_differences_are_taken_on_common_images(arms):

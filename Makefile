@@ -28,6 +28,9 @@ help:
 	@echo "make audit       look the pinned packages up in a database of vulnerabilities"
 	@echo "make full        the full profile: all of CIFAR-10, hours of CPU or a GPU;"
 	@echo "                 ONLY='em_diffusion' runs one stage of it and what it needs"
+	@echo "make gpu         on a machine with a CUDA GPU: the tests that need one, and its timings;"
+	@echo "                 SMALL=1 tries the same commands on a CPU, at small size"
+	@echo "make tensorflow-gpu   an environment of its own in which TensorFlow uses a GPU"
 
 # --- environment: set up once, again only when the pins change -------------------------------------------------------
 $(STAMP): requirements.txt requirements.lock
@@ -84,4 +87,19 @@ audit: $(STAMP)
 full: $(STAMP)
 	@$(BIN)/python -m lib data fetch && $(BIN)/python -m lib full $(addprefix --only ,$(ONLY))
 
-.PHONY: help reproduce test lint readme site bench twice faults audit full
+gpu: $(STAMP)
+	@dvc pull --quiet data.dvc
+	@$(if $(SMALL),true,$(BIN)/python -m pytest -m gpu tests)
+	@PYTHONPATH=. $(BIN)/python benchmarks/gpu.py $(if $(SMALL),--small)
+
+# PyTorch's wheels bring CUDA 13, TensorFlow's CUDA 12.9; one environment cannot hold both (docs/machines.md).
+OTHER := .venv-tensorflow-gpu
+tensorflow-gpu: $(STAMP)
+	@[ -x $(OTHER)/bin/python ] || $(PYTHON) -m venv $(OTHER)
+	@grep -v -E '^(torch|torchvision|tensorflow)' requirements.txt > $(OTHER)/requirements.txt
+	@grep -o -E '^tensorflow-cpu==[0-9.]+' requirements.txt | sed 's/-cpu/[and-cuda]/' >> $(OTHER)/requirements.txt
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$(LINKS)}" $(BIN)/uv pip install --compile-bytecode --python $(OTHER)/bin/python \
+		-r $(OTHER)/requirements.txt -c requirements.lock
+	@$(OTHER)/bin/python -m ipykernel install --prefix .venv --name tensorflow-gpu --display-name "TensorFlow on a GPU"
+
+.PHONY: help reproduce test lint readme site bench twice faults audit full gpu tensorflow-gpu

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,62 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 
 
 def environment() -> dict[str, Any]:
-    """Processor, Python and the versions of the numerical packages that this process has loaded."""
+    """Processor, Python, the versions of the numerical packages that this process has loaded, and a GPU it used."""
     versions = {name: version(name) for name, module in PACKAGES.items() if module in sys.modules}
-    return {"processor": processor(), "python": platform.python_version(), "versions": versions}
+    facts = {"processor": processor(), "python": platform.python_version(), "versions": versions}
+    gpu = gpu_in_use()
+    return facts | {"gpu": gpu} if gpu else facts
+
+
+def gpu_in_use() -> dict[str, Any]:
+    """What is known of the GPU that this process has really used; empty when everything ran on the CPU.
+
+    Asks PyTorch and TensorFlow only where the process has loaded them: this module imports neither.
+    """
+    return _gpu_of_torch() or _gpu_of_tensorflow()
+
+
+def _gpu_of_torch() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "model": torch.cuda.get_device_name(),
+        "driver": gpu_driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,  # products of float32 in 19 bits
+    }
+
+
+def _gpu_of_tensorflow() -> dict[str, Any]:
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return {}
+    found = tensorflow.config.list_logical_devices("GPU")
+    if not found:
+        return {}
+    physical = tensorflow.config.list_physical_devices("GPU")[0]
+    details = tensorflow.config.experimental.get_device_details(physical)
+    build = tensorflow.sysconfig.get_build_info()
+    return {
+        "model": details.get("device_name", "unknown"),
+        "driver": gpu_driver(),
+        "cuda": build.get("cuda_version"),
+        "cudnn": build.get("cudnn_version"),
+        "tf32": tensorflow.config.experimental.tensor_float_32_execution_enabled(),
+    }
+
+
+def gpu_driver() -> str:
+    """The version of the graphics driver, as nvidia-smi says it; "unknown" without it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    lines = answer.stdout.split()
+    return lines[0] if lines else "unknown"
 
 
 def processor() -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.common import data, files, quality, weights
+from lib.common import data, files, gpu, quality, weights
 from lib.common.params import Params, UserError, root
 from lib.mixture import denoiser
 from lib.mixture.experts import Routing
@@ -164,7 +164,8 @@ def train(params: Params, arm: str, seed: int, out: Path) -> None:
     checkpoint = root() / "checkpoints" / f"{'-'.join(out.parts[-3:])}.safetensors"
     section = section_of(params, arm)
     threads = getattr(section, "threads", params.threads)
-    with joined(pick_device(params.device)) as ranks:
+    hardware = pick_device(params.device)
+    with gpu.alone(hardware.type), joined(hardware) as ranks:
         model, record = fit(config, *training_data(params, section), device=params.device, threads=threads,
                             log=out / "log.jsonl", checkpoint=checkpoint, resume=True, ranks=ranks)  # fmt: skip
     if ranks.rank == 0:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from nbval.plugin import IPyNbFile
 
-from lib.common import machine, params
+from lib.common import gpu, machine, params
 from lib.tools import compare, execute
 
 # A number stands alone: digits inside a word, a name or a hash stay and must be equal.
@@ -118,7 +118,11 @@ def read_record(path: Path) -> dict:
 
 
 def on_machine_of(run: dict) -> bool:
-    """Whether this process runs where a record was made; threads and device are parameters of the executed copy."""
+    """Whether this process runs where a record was made; the number of threads is a parameter of the executed copy.
+
+    A copy whose device is "auto" would take a GPU that was not there when a record was made on a CPU.
+    """
     versions = {package: machine.version(package) for package in run["versions"]}
     here = [machine.processor(), platform.python_version(), versions]
-    return here == [run["processor"], run["python"], run["versions"]]
+    same_gpu = "torch" not in run["versions"] or gpu.present() == (run["device"] == "cuda")
+    return same_gpu and here == [run["processor"], run["python"], run["versions"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from lib.common import params
+from lib.common import gpu, params
 from lib.common.params import UserError
 
 PROGRAM = "python -m lib"
@@ -252,6 +252,7 @@ def train_language(
 ) -> None:
     """Train networks of the language study and price the held-out text."""
     chosen = params.load(profile)
+    gpu.hide_from_tensorflow()
     from lib.language.training import train
 
     train(chosen, arms, seed, out, text)

@@ -10,8 +10,8 @@ FINGERPRINT = ("processor", "python", "versions", "device", "threads")
 
 
 def fingerprint(run: dict[str, Any]) -> list:
-    """What decides the last bits of a run's results."""
-    return [run[key] for key in FINGERPRINT]
+    """What decides the last bits of a run's results; `gpu` stands in the record of a run that used one."""
+    return [*(run[key] for key in FINGERPRINT), run.get("gpu")]
 
 
 def outside_band(recorded: dict[str, dict], found: dict[str, dict], exact: bool) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lib.common import files, machine, params
+from lib.common import files, gpu, machine, params
 
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=40", "--HistoryManager.enabled=False"]
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -41,11 +41,14 @@ def execute(
     output = output or f"results/{chosen.profile}/{name}"
     values = notebook_parameters(source, sections, chosen, output)
     prepare_kernel(chosen)
+    if uses_tensorflow(source):
+        gpu.hide_from_tensorflow()
     target = folder / output / "notebook.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / source.name
         try:
-            run_papermill(source, draft, values, folder)
+            with gpu.alone(device_of(values)):
+                run_papermill(source, draft, values, folder)
         except Exception as error:
             raise _failure(name, chosen.profile, draft, error) from error
         stabilise(draft, target)
@@ -104,6 +107,23 @@ def declared_parameters(source: Path) -> list[str]:
     return declared
 
 
+def device_of(values: dict) -> str:
+    """What a notebook with these parameters will compute on: "cuda" or "cpu"."""
+    wanted = values.get("device", "cpu")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and gpu.present()) else "cpu"
+
+
+def uses_tensorflow(source: Path) -> bool:
+    """Whether the notebook imports TensorFlow."""
+    return "import tensorflow" in source.read_text(encoding="utf-8")
+
+
+def kernel_name(source: Path) -> str:
+    """The Jupyter kernel that runs a notebook: that of the project, or the one named for TensorFlow."""
+    named = os.environ.get(gpu.TENSORFLOW_KERNEL)
+    return named if named and uses_tensorflow(source) else KERNEL["name"]
+
+
 def stabilise(draft: Path, target: Path) -> None:
     """Write the executed notebook without what changes from run to run."""
     import nbformat
@@ -146,7 +166,7 @@ def run_papermill(source: Path, draft: Path, values: dict, folder: Path) -> None
         str(source),
         str(draft),
         parameters=values,
-        kernel_name=KERNEL["name"],
+        kernel_name=kernel_name(source),
         cwd=str(folder),
         extra_arguments=KERNEL_ARGUMENTS,
         progress_bar=False,

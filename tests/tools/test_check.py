@@ -158,3 +158,22 @@ def test_a_committed_record_moved_inside_its_bands_passes_elsewhere_only(copy):
 
 def test_a_hash_is_no_number():
     assert comparable("2d59f102bf6f 10 em_psnr_db_10 -3.5e-07") == "2d59f102bf6f # em_psnr_db_10 #"
+
+
+@pytest.mark.parametrize(
+    "device, there, packages, wanted",
+    [
+        ("cpu", False, {"torch": "1"}, True),
+        ("cpu", True, {"torch": "1"}, False),
+        ("cuda", True, {"torch": "1"}, True),
+        ("cuda", False, {"torch": "1"}, False),
+        ("cpu", True, {"numpy": "1"}, True),
+    ],
+)
+def test_a_machine_with_a_gpu_is_another_one_for_what_ran_on_a_cpu(
+    monkeypatch, device, there, packages, wanted
+):
+    monkeypatch.setattr(check.gpu, "present", lambda: there)
+    monkeypatch.setattr(check.machine, "version", lambda package: "1")
+    here = {"processor": check.machine.processor(), "python": check.platform.python_version()}
+    assert check.on_machine_of({**here, "versions": packages, "device": device}) is wanted

@@ -202,3 +202,29 @@ def test_the_command_names_what_it_wrote(project, monkeypatch, capsys):
     assert cli.main(["execute", "good", "data", "--output", "elsewhere"]) == 0
     assert capsys.readouterr().out == "elsewhere/notebook.ipynb\n"
     assert (project / "elsewhere" / "notebook.ipynb").is_file()
+
+
+# a GPU
+
+
+@pytest.mark.parametrize(
+    "device, there, wanted",
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda", False, "cuda")],
+)
+def test_the_gpu_is_held_for_a_notebook_that_will_use_it(monkeypatch, device, there, wanted):
+    monkeypatch.setattr(execute.gpu, "present", lambda: there)
+    assert execute.device_of({"device": device}) == wanted
+    assert execute.device_of({"threads": 2}) == "cpu"
+
+
+def test_a_notebook_runs_in_the_kernel_for_tensorflow_only_when_it_imports_it(
+    tmp_path, monkeypatch
+):
+    with_it, without = tmp_path / "with.ipynb", tmp_path / "without.ipynb"
+    with_it.write_text('"import tensorflow as tf"')
+    without.write_text('"import torch"')
+    monkeypatch.setenv("TENSORFLOW_KERNEL", "tensorflow-gpu")
+    assert execute.kernel_name(with_it) == "tensorflow-gpu"
+    assert execute.kernel_name(without) == "python3"
+    monkeypatch.delenv("TENSORFLOW_KERNEL")
+    assert execute.kernel_name(with_it) == "python3"

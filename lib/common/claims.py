@@ -3,9 +3,11 @@
 The ledger holds two kinds of entries, and they are counted apart. An announced claim is a number or requirement that
 somebody announced; our own targets (`own: true`) are what we set ourselves for the rebuilt systems.
 
-A rule names a range. An announced claim is refuted only when the whole 95 % interval of the measured value lies
-outside the range, or the value where there is no interval; beyond the range on its better side it is exceeded. A
-target of our own is met when the measured value lies inside the range: no interval excuses it.
+A rule names a range. An announced claim is supported when the whole 95 % interval of what was measured lies inside the
+range, which is a test of equivalence (two one-sided tests, Schuirmann 1987); refuted when it lies wholly outside; exceeded
+when that is on the better side; inconclusive when it straddles an end. A count is exact: its value decides. Anything else
+without an interval is inconclusive. A refutation that only a smaller study shows than the announced one is refuted at
+reduced scale. A target of our own is met when the measured value lies inside the range: no interval excuses it.
 """
 
 import json
@@ -15,15 +17,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lib.common import params, tables
+from lib.common import intervals, params, tables
 from lib.common.tables import Table
 
-REPRODUCED = "reproduced"
+SUPPORTED = "supported"
 EXCEEDED = "exceeded"
+INCONCLUSIVE = "inconclusive"
 REFUTED = "refuted"
+REDUCED = "refuted at reduced scale"
 UNTESTABLE = "not testable"
 PENDING = "not run yet"
-VERDICTS = (REPRODUCED, EXCEEDED, REFUTED, UNTESTABLE, PENDING)
+VERDICTS = (SUPPORTED, EXCEEDED, INCONCLUSIVE, REFUTED, REDUCED, UNTESTABLE, PENDING)
 # What can become of a target of our own, beside PENDING.
 MET = "met"
 MISSED = "missed"
@@ -31,10 +35,21 @@ ABOUT_ORDER = (
     "*In git* says whether the rule was committed before the first result of its metric, in the same commit, or after "
     "it. Only the first kind shows that a rule was not bent to its result."
 )
+ABOUT_VERDICTS = (
+    "*Supported*: the whole 95 % interval lies inside the announced range, or the exact count does. *Refuted*: it lies wholly "
+    "outside; *at reduced scale* where the study here is smaller than the announced one. *Inconclusive*: it straddles an "
+    "end, or there is no interval."
+)
+ABOUT_HOLM = (
+    "Each decision alone is wrong in at most 5 %; of many, some are. These are the decisions whose p-value is not tiny, "
+    "before and after Holm's correction; the others stand by a wide margin."
+)
 MARKS = {
-    REPRODUCED: "✓",
+    SUPPORTED: "✓",
     EXCEEDED: "↑",
+    INCONCLUSIVE: "~",
     REFUTED: "✗",
+    REDUCED: "✗",
     UNTESTABLE: "–",
     PENDING: "…",
     MET: "✓",
@@ -107,10 +122,33 @@ class Registered(BaseModel):
         return self
 
 
+class MakesTrue(BaseModel):
+    """What makes a refuted effect true, or the bound that shows that nothing here can.
+
+    Either `claim`, the entry of a successor that shows the effect, or `metric`, a measured bound or tipping point;
+    `says` is what readers see before its number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    claim: str | None = None
+    metric: str | None = None
+    says: Annotated[str, Field(min_length=10)]
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "MakesTrue":
+        if (self.claim is None) == (self.metric is None):
+            raise ValueError("exactly one of claim and metric is needed")
+        return self
+
+
 class Claim(BaseModel):
     """One entry of the ledger: what was announced, or what we set ourselves (`own`), and how it is decided.
 
-    `amends` names the entry whose rule this one changes; the old entry stays.
+    kind: a count is exact; a measurement, a comparison of two, or a timing needs an interval.
+    source: where it was announced. unit_of_replication: what n counts and the interval resamples.
+    tolerance_reason: why the range is as wide as it is. relates_to: entries that state the same fact.
+    exceeded_at: from where on a one-sided rule is exceeded. reduced: what is smaller here than in the announcement.
+    amends: the entry whose rule this one changes; the old entry stays, and is not counted any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,6 +160,14 @@ class Claim(BaseModel):
     metric: str | None = None
     better: Literal["higher", "lower"] | None = None
     profile: Literal["any", "full"] = "any"
+    kind: Literal["count", "measurement", "comparison", "timing"] = "measurement"
+    source: str | None = None
+    unit_of_replication: str | None = None
+    tolerance_reason: str | None = None
+    relates_to: tuple[str, ...] = ()
+    exceeded_at: Number | None = None
+    reduced: Annotated[str, Field(min_length=10)] | None = None
+    makes_true: MakesTrue | None = None
     amends: str | None = None
     registered: Registered | None = None
     rule: Rule
@@ -152,11 +198,20 @@ def load_ledger(path: Path | None = None) -> list[Claim]:
         known.add(claim.id)
         ledger.append(claim)
     for claim in ledger:
-        if claim.amends is not None and claim.amends not in known:
-            raise params.UserError(
-                f"{path.name}: {claim.id} amends {claim.amends}, which is not there"
-            )
+        _check_names(claim, known, path.name)
     return ledger
+
+
+def _check_names(claim: Claim, known: set[str], file: str) -> None:
+    """Every entry that a claim names is in the ledger."""
+    if claim.amends is not None and claim.amends not in known:
+        raise params.UserError(f"{file}: {claim.id} amends {claim.amends}, which is not there")
+    named = set(claim.relates_to)
+    if claim.makes_true is not None and claim.makes_true.claim is not None:
+        named.add(claim.makes_true.claim)
+    missing = sorted(named - known)
+    if missing:
+        raise params.UserError(f"{file}: {claim.id} names {missing[0]}, which is not there")
 
 
 def _read_entry(entry: Any, position: int, file: str) -> Claim:
@@ -207,18 +262,38 @@ def judge(claim: Claim, metrics: dict[str, dict], complete: bool = True) -> Verd
 
 
 def _decide_announced(claim: Claim, entry: dict[str, Any]) -> str:
-    announced_low, announced_high = claim.rule.bounds()
+    if claim.kind != "count" and not has_interval(entry):
+        return INCONCLUSIVE
+    range_low, range_high = claim.rule.bounds()
     low, high = interval(entry)
-    if high < announced_low:
-        return EXCEEDED if claim.better == "lower" else REFUTED
-    if low > announced_high:
-        return EXCEEDED if claim.better == "higher" else REFUTED
-    return REPRODUCED
+    if claim.exceeded_at is not None and _beyond(claim, low, high):
+        return EXCEEDED
+    if range_low <= low and high <= range_high:
+        return SUPPORTED
+    if low <= range_high and range_low <= high:
+        return INCONCLUSIVE
+    side = "lower" if high < range_low else "higher"
+    if claim.better == side:
+        return EXCEEDED
+    smaller = claim.reduced is not None or entry.get("profile") == "sample"
+    return REDUCED if smaller and claim.kind != "count" else REFUTED
+
+
+def _beyond(claim: Claim, low: float, high: float) -> bool:
+    """Whether the whole interval lies beyond the point from which a one-sided rule is exceeded."""
+    if claim.better == "lower":
+        return high < claim.exceeded_at
+    return low > claim.exceeded_at
 
 
 def _decide_target(claim: Claim, entry: dict[str, Any]) -> str:
     low, high = claim.rule.bounds()
     return MET if low <= entry["value"] <= high else MISSED
+
+
+def has_interval(entry: dict[str, Any]) -> bool:
+    """Whether a metric has both ends of an interval."""
+    return "low" in entry and "high" in entry
 
 
 def interval(entry: dict[str, Any]) -> tuple[float, float]:
@@ -237,8 +312,9 @@ def judge_all(
 
 
 def announced(verdicts: list[Verdict], system: str | None = None) -> list[Verdict]:
-    """The verdicts on what was announced, of one system or of all."""
-    chosen = [v for v in verdicts if not v.claim.own]
+    """The verdicts on what was announced, of one system or of all; of an amended claim, the newest."""
+    replaced = {v.claim.amends for v in verdicts if not v.claim.own}
+    chosen = [v for v in verdicts if not v.claim.own and v.claim.id not in replaced]
     return [v for v in chosen if system in (None, v.claim.system)]
 
 
@@ -254,6 +330,43 @@ def counts(verdicts: list[Verdict]) -> dict[str, int]:
     """How many announced claims got each verdict, also those that none got."""
     found = [v.verdict for v in announced(verdicts)]
     return {verdict: found.count(verdict) for verdict in VERDICTS}
+
+
+def is_refuted(verdict: Verdict) -> bool:
+    """Whether a claim is refuted, at full or at reduced scale."""
+    return verdict.verdict in (REFUTED, REDUCED)
+
+
+def count_made_true(verdicts: list[Verdict]) -> int:
+    """How many refuted claims have a successor that is met, or a measured bound."""
+    return sum(made_true(v, verdicts) is not None for v in announced(verdicts))
+
+
+class Successor(NamedTuple):
+    """What makes a refuted claim true: the words, and the entry of the metric that was measured."""
+
+    says: str
+    entry: dict[str, Any]
+
+
+def made_true(
+    verdict: Verdict, verdicts: list[Verdict], metrics: dict[str, dict] | None = None
+) -> Successor | None:
+    """What makes a refuted claim true; None where nothing does, or the successor's own rule is not held.
+
+    Args:
+        verdicts: of the whole ledger, where the successor's verdict stands.
+        metrics: where a bound is looked up; without it a bound counts, but its entry is empty.
+    """
+    found = verdict.claim.makes_true
+    if found is None or not is_refuted(verdict):
+        return None
+    if found.claim is None:
+        return Successor(found.says, (metrics or {}).get(found.metric, {}))
+    for other in verdicts:
+        if other.claim.id == found.claim and other.verdict in (SUPPORTED, EXCEEDED, MET):
+            return Successor(found.says, other.entry)
+    return None
 
 
 def count_met(verdicts: list[Verdict]) -> int:
@@ -289,7 +402,7 @@ def order_table(verdicts: list[Verdict]) -> Table:
 
 
 def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
-    """Both tallies as headline metrics: `claims_total`, `claims_reproduced` ..., `own_targets`, `own_targets_met`.
+    """Both tallies as headline metrics: `claims_total`, `claims_supported` ..., `own_targets`, `own_targets_met`.
 
     The band of 3 on what is decided stands for claims whose interval ends near a limit.
     """
@@ -299,9 +412,20 @@ def tally_metrics(verdicts: list[Verdict]) -> dict[str, dict]:
     targets = len(own_targets(verdicts))
     return {
         "claims_total": _count(total, total, 0, "announced claims"),
-        "claims_reproduced": _count(tally[REPRODUCED], total, 3, "announced claims, reproduced"),
+        "claims_supported": _count(tally[SUPPORTED], total, 3, "announced claims, supported"),
         "claims_exceeded": _count(tally[EXCEEDED], total, 3, "announced claims, exceeded"),
-        "claims_refuted": _count(tally[REFUTED], total, 3, "announced claims, refuted"),
+        "claims_inconclusive": _count(
+            tally[INCONCLUSIVE], total, 3, "announced claims, inconclusive"
+        ),
+        "claims_refuted": _count(
+            tally[REFUTED] + tally[REDUCED], total, 3, "announced claims, refuted at any scale"
+        ),
+        "claims_refuted_reduced": _count(
+            tally[REDUCED], total, 3, "announced claims, refuted at reduced scale"
+        ),
+        "claims_made_true": _count(
+            count_made_true(verdicts), total, 3, "refuted claims with what makes them true"
+        ),
         "claims_untestable": _count(tally[UNTESTABLE], total, 0, "announced claims, not testable"),
         "claims_rule_first": _count(rule_first, total, 0, "announced claims, rule first in git"),
         "own_targets": _count(targets, targets, 0, "our own targets"),
@@ -327,7 +451,7 @@ def measured(verdict: Verdict) -> str:
 def marked(verdict: str) -> str:
     """A verdict with its mark, refuted and missed ones in bold, so that a column of them can be scanned."""
     unbroken = verdict.replace(" ", NO_BREAK)
-    word = f"**{unbroken}**" if verdict in (REFUTED, MISSED) else unbroken
+    word = f"**{unbroken}**" if verdict in (REFUTED, REDUCED, MISSED) else unbroken
     return f"{MARKS[verdict]}{NO_BREAK}{word}"
 
 
@@ -349,6 +473,48 @@ def system_table(verdicts: list[Verdict], system: str) -> Table:
     for v in announced(verdicts, system):
         rows.append([v.claim.announced, measured(v), marked(v.verdict), order(v)])
     return Table(["announced", "measured", "verdict", "in git"], rows)
+
+
+def true_table(verdicts: list[Verdict], metrics: dict[str, dict]) -> Table:
+    """Refuted effects beside what makes them true: announced | as announced | what makes it true."""
+    rows = []
+    for v in announced(verdicts):
+        found = made_true(v, verdicts, metrics)
+        if found is not None:
+            number = tables.measured(found.entry) if found.entry else "–"
+            rows.append([v.claim.announced, measured(v), f"{found.says}: {number}"])
+    return Table(["announced", "as announced", "what makes it true, or how far it is"], rows)
+
+
+def holm_table(verdicts: list[Verdict]) -> Table:
+    """The decisions with an interval whose p-value, corrected for their number, lies above 1 in 1,000.
+
+    p: two-sided, that the nearest end of the range is the truth, from the interval's width (normal). Holm (1979).
+    """
+    decided = [
+        v
+        for v in announced(verdicts)
+        if v.verdict in (SUPPORTED, EXCEEDED, REFUTED, REDUCED) and has_interval(v.entry)
+    ]
+    p_values = [boundary_p(v) for v in decided]
+    rows = []
+    for v, p, corrected in zip(decided, p_values, intervals.holm(p_values), strict=True):
+        if corrected > 0.001:
+            stands = "stands" if corrected < 1 - intervals.LEVEL else "does not stand"
+            rows.append([v.claim.announced, v.verdict, f"{p:.3f}", f"{corrected:.3f}", stands])
+    head = ["announced", "verdict", "p", f"p of {len(decided)} tests (Holm)", "after correction"]
+    return Table(head, rows)
+
+
+def boundary_p(verdict: Verdict) -> float:
+    """The two-sided p-value that the nearest end of the claim's range is the true value."""
+    low, high = interval(verdict.entry)
+    ends = [end for end in verdict.claim.rule.bounds() if math.isfinite(end)]
+    distance = min(abs(verdict.entry["value"] - end) for end in ends)
+    if high == low:
+        return 0.0 if distance else 1.0
+    deviation = (high - low) / (2 * intervals.NORMAL)
+    return math.erfc(distance / deviation / math.sqrt(2))
 
 
 def target_table(verdicts: list[Verdict]) -> Table:
@@ -373,10 +539,20 @@ def folded(summary: str, content: Table | str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 
-def verdict_page(verdicts: list[Verdict]) -> str:
-    """Every verdict, grouped by system, then our own targets: the text of `results/<profile>/verdicts.md`."""
-    parts = ["# Verdicts", tally_sentence(verdicts), str(summary_table(verdicts))]
+def verdict_page(verdicts: list[Verdict], metrics: dict[str, dict] | None = None) -> str:
+    """Every verdict, grouped by system, then our own targets: the text of `results/<profile>/verdicts.md`.
+
+    Args:
+        metrics: all that was measured, for the bounds beside refuted effects.
+    """
+    parts = ["# Verdicts", tally_sentence(verdicts), str(summary_table(verdicts)), ABOUT_VERDICTS]
     parts += [ABOUT_ORDER, str(order_table(verdicts))]
+    what_makes_true = true_table(verdicts, metrics or {})
+    if what_makes_true.rows:
+        parts += ["## What makes it true", str(what_makes_true)]
+    corrected = holm_table(verdicts)
+    if corrected.rows:
+        parts += ["## Many tests at once", ABOUT_HOLM, str(corrected)]
     for system, name in SYSTEMS.items():
         chosen = announced(verdicts, system)
         if chosen:

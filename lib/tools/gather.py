@@ -17,7 +17,7 @@ from lib.common import claims, files, params
 
 # Of summary.json: short name -> metric.
 SUMMARY = {
-    "reproduced": "claims_reproduced",
+    "supported": "claims_supported",
     "refuted": "claims_refuted",
     "announced_dB": "announced_mixture_psnr_db",
     "ours_dB": "mixture_psnr_db",
@@ -56,7 +56,7 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
     files.write_json(target / "metrics.json", everything)
     files.write_json(target / "headline.json", headline)
     files.write_json(target / "summary.json", summary)
-    files.write_text(target / "verdicts.md", claims.verdict_page(verdicts) + "\n")
+    files.write_text(target / "verdicts.md", claims.verdict_page(verdicts, metrics) + "\n")
     return metrics
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binom
+from scipy.stats import bootstrap as scipy_bootstrap
 
 from lib.common import intervals
 from lib.common.intervals import Interval
@@ -124,3 +125,77 @@ def test_what_cannot_be_resampled_is_refused(values, weights, block, text):
 def test_pairs_of_different_length_are_refused():
     with pytest.raises(ValueError, match=r"equal shapes, found \(3,\) and \(1,\)"):
         intervals.paired_difference(np.ones(3), np.ones(1))
+
+
+# --- few units: BCa --------------------------------------------------------------------------------------------------
+
+
+def test_for_few_skewed_cases_the_corrected_ends_agree_with_scipys():
+    values = np.random.default_rng(3).gamma(1.0, 1.0, size=25)
+    ours = intervals.bootstrap_mean(values, n_boot=20_000)
+    theirs = scipy_bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert [ours.low, ours.high] == pytest.approx([theirs.low, theirs.high], abs=0.02)
+    percentile = np.quantile(
+        [np.random.default_rng(i).choice(values, 25).mean() for i in range(4000)], [0.025, 0.975]
+    )
+    assert ours.low > percentile[0] + 0.005 and ours.high > percentile[1] + 0.02  # to the long tail
+
+
+def test_for_many_cases_the_ends_are_percentiles():
+    values = np.random.default_rng(3).gamma(1.0, 1.0, size=intervals.FEW)
+    rng = np.random.default_rng(0)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(2000)]
+    found = intervals.bootstrap_mean(values)
+    assert [found.low, found.high] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+
+
+# --- seeds and cases -------------------------------------------------------------------------------------------------
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_seeds_do_not():
+    rng = np.random.default_rng(0)
+    cases = rng.normal(0, 1, 400)
+    seeds = np.array([-0.3, -0.1, 0.0, 0.15, 0.25])
+    alone = intervals.bootstrap_mean(cases)
+    equal = intervals.crossed_mean(np.tile(cases, (5, 1)))
+    crossed = intervals.crossed_mean(cases + seeds[:, None])
+    assert equal.mean == pytest.approx(alone.mean)
+    assert width(equal) == pytest.approx(width(alone), rel=0.1)
+    wanted = 2 * 1.96 * np.sqrt(seeds.var() / 5 + cases.var() / 400)
+    assert width(crossed) == pytest.approx(wanted, rel=0.1)
+    assert crossed.sd == pytest.approx(seeds.std(ddof=1)) and crossed.n == 400
+
+
+def test_an_interval_over_seeds_holds_at_least_one_of_them():
+    rng = np.random.default_rng(1)
+    many = rng.normal(0, 0.01, 10_000)  # so many images that they alone would decide nothing
+    seeds = np.array([0.089, 0.054])
+    crossed = intervals.crossed_mean(many + seeds[:, None])
+    assert crossed.low < 0.055 and crossed.high > 0.088
+    over_images = intervals.bootstrap_mean((many + seeds[:, None]).mean(axis=0))
+    assert over_images.low > 0.055 and over_images.high < 0.088
+
+
+def test_crossed_blocks_weigh_and_keep_neighbours_together():
+    rows = np.stack([series(memory=0.9, seed=seed) for seed in (0, 1)])
+    assert width(intervals.crossed_mean(rows, block=20)) > 1.5 * width(intervals.crossed_mean(rows))
+    characters = np.full(400, 2.0)
+    weighted = intervals.crossed_mean(rows, characters, block=20)
+    assert weighted.mean == pytest.approx(rows.mean() / 2)
+
+
+@pytest.mark.parametrize("values", [np.ones((1, 5)), np.ones(5)])
+def test_one_seed_has_no_interval_over_seeds(values):
+    with pytest.raises(ValueError, match="at least two seeds"):
+        intervals.crossed_mean(values)
+
+
+# --- many tests ------------------------------------------------------------------------------------------------------
+
+
+def test_holms_correction_by_hand():
+    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert intervals.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert intervals.holm([]) == []

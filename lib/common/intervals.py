@@ -6,11 +6,12 @@ and cases drawn together where networks are compared (the pigeonhole bootstrap, 
 Bouthillier et al. 2021). Every resampling takes its seed as an argument.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 LEVEL = 0.95
 NORMAL = NormalDist().inv_cdf(
@@ -173,6 +174,47 @@ def crossed_mean(
         n=values.shape[1],
         sd=float(by_seed.std(ddof=1)),
     )
+
+
+def bootstrap_of(
+    statistic: Callable[[np.ndarray], float], cases: int, seed: int = 0, n_boot: int = 2000
+) -> Interval:
+    """Any statistic of N cases with its percentile interval, where it is no mean: a ratio of means, a quantile.
+
+    Args:
+        statistic: gets the indices (N,) of the cases that it is to use, and returns one number.
+        cases: N, at least two.
+
+    Returns:
+        sd is that of the resampled statistics.
+
+    Raises:
+        ValueError: fewer than two cases, or a statistic that is not finite.
+    """
+    if cases < 2:
+        raise ValueError(f"at least two cases are needed, found {cases}")
+    rng = np.random.default_rng(seed)
+    everyone = np.arange(cases)
+    value = float(statistic(everyone))
+    drawn = np.array([statistic(rng.integers(cases, size=cases)) for _ in range(n_boot)])
+    if not (np.isfinite(value) and np.isfinite(drawn).all()):
+        raise ValueError("the statistic is not finite for every draw of cases")
+    outside = (1 - LEVEL) / 2
+    low, high = np.quantile(drawn, [outside, 1 - outside])
+    return Interval(value, float(low), float(high), cases, float(drawn.std(ddof=1)))
+
+
+def student_mean(values: Sequence[float]) -> Interval:
+    """Mean of a handful of independent runs (N,), N >= 2, with Student's interval: too few for a bootstrap.
+
+    Raises:
+        ValueError: fewer than two values, or one that is not finite.
+    """
+    series = np.asarray(values, float)
+    _check_series(series, np.ones(len(series)), block=1)
+    mean, sd = series.mean(), series.std(ddof=1)
+    half = stats.t.ppf((1 + LEVEL) / 2, len(series) - 1) * sd / np.sqrt(len(series))
+    return Interval(float(mean), float(mean - half), float(mean + half), len(series), float(sd))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

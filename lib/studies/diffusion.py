@@ -57,6 +57,16 @@ def tune_baselines(clean, noisy, sigma):
     return best
 
 
+# numbers for the record
+
+
+def mean_with_interval(values):
+    """The mean of one number an image (B,) with its interval, or the one number that there is."""
+    if np.size(values) > 1:
+        return intervals.bootstrap_mean(np.asarray(values, float))
+    return float(np.mean(values))
+
+
 # attention
 
 SHUFFLE_SEED = 0

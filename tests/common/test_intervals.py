@@ -192,6 +192,32 @@ def test_one_seed_has_no_interval_over_seeds(values):
         intervals.crossed_mean(values)
 
 
+# --- a handful of runs -----------------------------------------------------------------------------------------------
+
+
+def test_students_interval_by_hand():
+    found = intervals.student_mean([1.0, 2.0, 3.0])
+    assert (found.mean, found.sd, found.n) == (2.0, 1.0, 3)
+    assert found.high - 2.0 == pytest.approx(4.302653 / np.sqrt(3), abs=1e-6)
+    assert 2.0 - found.low == pytest.approx(found.high - 2.0)
+    with pytest.raises(ValueError, match="at least two"):
+        intervals.student_mean([1.0])
+
+
+def test_any_statistic_can_be_resampled():
+    values = np.random.default_rng(0).standard_normal(300)
+    mean = intervals.bootstrap_of(lambda chosen: values[chosen].mean(), len(values), seed=4)
+    plain = intervals.bootstrap_mean(values, seed=4)
+    assert (mean.mean, mean.n) == (pytest.approx(plain.mean), 300)
+    assert [mean.low, mean.high] == pytest.approx([plain.low, plain.high])
+    worst = intervals.bootstrap_of(lambda chosen: np.quantile(values[chosen], 0.1), len(values))
+    assert worst.low < np.quantile(values, 0.1) < worst.high
+    with pytest.raises(ValueError, match="not finite"):
+        intervals.bootstrap_of(lambda chosen: np.nan, 5)
+    with pytest.raises(ValueError, match="at least two cases"):
+        intervals.bootstrap_of(lambda chosen: 1.0, 1)
+
+
 # --- many tests ------------------------------------------------------------------------------------------------------
 
 

@@ -123,6 +123,7 @@ def collect(root: Path, repository: str | None = None) -> Facts:
         "tally": claims.tally_sentence(verdicts),
         "summary": compact(claims.summary_table(verdicts)),
         "targets": compact(claims.target_table(verdicts)),
+        "true": compact(claims.true_table(verdicts, metrics)),
         "notebooks": compact(notebook_table(root, repository)) + ("" if repository else HOW_COLAB),
         "headline": compact(headline_table(metrics, claims.read_metrics("sample"))),
         "full": compact(full_table(root)),

@@ -12,7 +12,7 @@ from lib.tools import cli, gather
 ROOT = params.root()
 LEDGER = """
 claims:
-  - {id: a-claim, system: em, announced: gains 2 dB, test: mean gain, metric: gain_db, rule: {at_least: 2}}
+  - {id: a-claim, system: em, announced: gains 2 dB, test: mean gain, metric: gain_db, kind: count, rule: {at_least: 2}}
 """
 
 
@@ -76,16 +76,19 @@ def test_all_metrics_with_their_study_and_its_run(project):
         "gain_db": 2.5,
         "ratio": 3.0,
         "claims_total": 1,
-        "claims_reproduced": 1,
+        "claims_supported": 1,
         "claims_exceeded": 0,
+        "claims_inconclusive": 0,
         "claims_refuted": 0,
+        "claims_refuted_reduced": 0,
+        "claims_made_true": 0,
         "claims_untestable": 0,
         "claims_rule_first": 0,
         "own_targets": 0,
         "own_targets_met": 0,
     }
     page = (target / "verdicts.md").read_text()
-    assert "| gains 2 dB | 2.50     | ✓\N{NO-BREAK SPACE}reproduced |" in page and page.endswith(
+    assert "| gains 2 dB | 2.50     | ✓\N{NO-BREAK SPACE}supported |" in page and page.endswith(
         "</details>\n"
     )
 

@@ -83,7 +83,7 @@ def test_a_form_that_does_not_exist_is_an_error():
 def project(monkeypatch, tmp_path):
     """A project of one claim, one notebook and one metric."""
     monkeypatch.setattr(params, "root", lambda: tmp_path)
-    claim = "{id: gain, system: mixture, announced: gains 2 dB, test: mean gain, metric: gain_db, rule: {at_least: 2}}"
+    claim = "{id: gain, system: mixture, announced: gains 2 dB, test: mean gain, metric: gain_db, kind: count, rule: {at_least: 2}}"
     (tmp_path / "claims.yaml").write_text(f"claims:\n  - {claim}\n")
     notebook(tmp_path / "notebooks" / "01_data.ipynb", "01 Data", "Is it right?")
     measure(tmp_path, "sample", 2.53)
@@ -181,8 +181,8 @@ def test_a_page_is_written_only_when_something_changed(project):
     )
     assert readme.update("README.md") is True
     text = path.read_text()
-    assert "1 announced claims: 1 reproduced." in text
-    assert "-->2.5<!-- /n --> dB: <!-- v gain -->reproduced<!-- /v -->." in text
+    assert "1 announced claims: 1 supported." in text
+    assert "-->2.5<!-- /n --> dB: <!-- v gain -->supported<!-- /v -->." in text
     written = path.stat().st_mtime_ns, path.stat().st_ino
     assert readme.update("README.md") is False
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == written

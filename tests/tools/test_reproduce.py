@@ -66,7 +66,7 @@ stages:
 """
 LEDGER = """
 claims:
-  - {id: a-gain, system: em, announced: gains 2 dB, test: mean gain, metric: gain_db, rule: {at_least: 2}}
+  - {id: a-gain, system: em, announced: gains 2 dB, test: mean gain, metric: gain_db, kind: count, rule: {at_least: 2}}
 """
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n    remote = store\n['remote \"store\"']\n    url = ../datastore\n"
 
@@ -170,7 +170,7 @@ def test_another_result_is_not_a_reproduction(tiny, capsys):
     said = capsys.readouterr().out
     assert "gain_db 2.5 (recorded 1.5 ± 0)" in said
     assert "files that differ from the committed ones: 1" in said
-    assert "reproduced (recorded: refuted)" in said
+    assert "supported (recorded: refuted)" in said
     assert "NOT REPRODUCED in" in said
 
 
@@ -445,7 +445,14 @@ def test_benchmarks_do_not_count_for_the_machine(tmp_path):
 
 def test_the_report_sets_measured_beside_recorded():
     text = {"announced": "gains 2 dB", "test": "mean gain"}
-    claim = {"id": "a-gain", "system": "em", **text, "metric": "gain_db", "rule": {"at_least": 2}}
+    claim = {
+        "id": "a-gain",
+        "system": "em",
+        **text,
+        "metric": "gain_db",
+        "kind": "count",
+        "rule": {"at_least": 2},
+    }
     ledger = [claims.Claim.model_validate(claim)]
 
     def line(now, then):
@@ -453,5 +460,5 @@ def test_the_report_sets_measured_beside_recorded():
         row = reproduce.report(*entries, ledger).splitlines()[1]
         return [part.strip() for part in row.split("  ") if part]
 
-    assert line(2.6, 2.5) == ["a-gain", "2.60 dB (n = 3)", "2.50 dB (n = 3)", "reproduced"]
-    assert line(1.5, 2.5)[-1] == "refuted (recorded: reproduced)"
+    assert line(2.6, 2.5) == ["a-gain", "2.60 dB (n = 3)", "2.50 dB (n = 3)", "supported"]
+    assert line(1.5, 2.5)[-1] == "refuted (recorded: supported)"

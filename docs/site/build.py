@@ -43,7 +43,12 @@ def write_sources(source: Path) -> None:
         pages.write_page(path, source / f"{name}.md")
         background.append(name)
     entries = view.make(source / "view")
-    verdicts = claims.judge_all(claims.read_best())
+    metrics = claims.read_best()
+    verdicts = claims.judge_all(metrics)
+    (source / "claims").mkdir()
+    for verdict in verdicts:
+        page = pages.claim_page(root, verdict, verdicts, metrics)
+        (source / "claims" / f"{verdict.claim.id}.md").write_text(page, encoding="utf-8")
     readme = (root / "README.md").read_text(encoding="utf-8")
     text = pages.landing(readme, verdicts, view.html(entries), notebooks, background)
     (source / "index.md").write_text(text, encoding="utf-8")

@@ -180,6 +180,125 @@ def unbroken(text: str) -> str:
     return text.replace("(n = ", "(n\u00a0=\u00a0")
 
 
+# --- a page for each claim -------------------------------------------------------------------------------------------
+
+
+def claim_page(
+    root: Path, verdict: claims.Verdict, everything: list[claims.Verdict], metrics: dict
+) -> str:
+    """Markdown of one claim: words announced, rule and pedigree, where it is measured, value, seeds, verdict.
+
+    Args:
+        everything: the verdicts of the whole ledger. metrics: all that was measured.
+    """
+    claim = verdict.claim
+    rows = [["announced", claim.announced], ["where", claim.source or "our own target"]]
+    rows += [["how it is tested", claim.test], ["rule", rule_words(claim.rule)]]
+    if claim.tolerance_reason:
+        rows.append(["why this range", claim.tolerance_reason])
+    rows.append(["rule and result in git", claims.order(verdict)])
+    if claim.registered:
+        first = claim.registered.result or "none yet"
+        rows.append(["commits", f"rule {claim.registered.rule}, first result {first}"])
+    if verdict.entry:
+        rows += measured_rows(root, verdict)
+    if claim.reduced:
+        rows.append(["smaller here", claim.reduced])
+    found = claims.made_true(verdict, everything, metrics)
+    if found is not None:
+        rows.append(["what makes it true", f"{found.says}: {tables.measured(found.entry)}"])
+    if claim.relates_to:
+        rows.append(
+            ["the same fact", ", ".join(claim_link(name, name) for name in claim.relates_to)]
+        )
+    if claim.amends:
+        rows.append(["amends", claim_link(claim.amends, claim.amends)])
+    cells = [
+        [html.escape(name), value if "<a " in value else html.escape(value)] for name, value in rows
+    ]
+    cells.append(["verdict", chip(verdict.verdict)])
+    parts = [
+        "---\norphan: true\n---",
+        f"# {claim.id}",
+        table(["what", "answer"], cells, label=claim.id, kind="claim"),
+    ]
+    parts.append(f"Measure it again: `python -m lib retry {claim.id}`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def measured_rows(root: Path, verdict: claims.Verdict) -> list[list[str]]:
+    """What was measured, on what, and the cell that does it."""
+    entry = verdict.entry
+    rows = [["measured", tables.number(entry)]]
+    if verdict.claim.unit_of_replication:
+        rows.append(["what n counts", verdict.claim.unit_of_replication])
+    rows.append(["on", f"{entry['profile']}, {entry['study']}"])
+    place = notebook_place(root, entry["study"], verdict.claim.metric)
+    if place is not None:
+        heading, link = place
+        rows.append(["in the notebook", f'<a href="../{link}">{html.escape(heading)}</a>'])
+    return rows
+
+
+def rule_words(rule: claims.Rule) -> str:
+    """A rule in words."""
+    if rule.not_testable:
+        return f"not testable: {rule.not_testable}"
+    if rule.exact is not None:
+        return f"exactly {rule.exact:g}"
+    if rule.interval is not None:
+        return f"from {rule.interval[0]:g} to {rule.interval[1]:g}"
+    if rule.at_least is not None:
+        return f"at least {rule.at_least:g}"
+    return f"at most {rule.at_most:g}"
+
+
+def claim_link(name: str, text: str, folder: str = "") -> str:
+    """A link to the page of a claim."""
+    return f'<a href="{folder}{name}.html">{html.escape(text)}</a>'
+
+
+def notebook_place(root: Path, study: str, metric: str) -> tuple[str, str] | None:
+    """The heading above the cell of a study's notebook that adds a metric, and the link to it; None for a benchmark.
+
+    Where several cells could make the name, the one that spells most of it.
+    """
+    if not (root / "notebooks" / f"{study}.ipynb").is_file():
+        return None
+    copy, _ = executed(root, study)
+    heading, spelled = study, 0
+    found = study, f"notebooks/{study}.html"
+    for cell in load(copy)["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = last_heading(text) or heading
+        if "record.add" not in text:
+            continue
+        for pieces in names_added(text):
+            letters = sum(len(piece) for piece in pieces)
+            pattern = ".+".join(re.escape(piece) for piece in pieces)
+            if letters > spelled and re.fullmatch(pattern, metric):
+                spelled = letters
+                found = heading, f"notebooks/{study}.html#{anchor(heading)}"
+    return found
+
+
+def names_added(code: str) -> list[list[str]]:
+    """The names that a cell's strings can make, as the pieces around what an f-string fills in."""
+    names = []
+    for quoted in re.findall(r'"([a-z][\w{}:./* -]*)"', code):
+        pieces = re.split(r"\{[^}]*\}", quoted)
+        if len("".join(pieces)) >= 3:
+            names.append(pieces)
+    return names
+
+
+def anchor(heading: str) -> str:
+    """The anchor that a heading gets: lower case, words joined by hyphens."""
+    kept = re.sub(r"[^\w\- ]", "", heading.lower())
+    return re.sub(r"-+", "-", kept.replace(" ", "-")).strip("-")
+
+
 def summary(verdicts: list[claims.Verdict]) -> str:
     """How many announced claims of each system got each verdict."""
     counts = claims.counts(verdicts)
@@ -197,14 +316,14 @@ def verdict_table(verdicts: list[claims.Verdict], label: str) -> str:
     rows = []
     for verdict in verdicts:
         measured = tables.number(verdict.entry) if verdict.entry else claims.measured(verdict)
-        said = html.escape(verdict.claim.announced)
+        said = claim_link(verdict.claim.id, verdict.claim.announced, "claims/")
         rows.append([said, unbroken(html.escape(measured)), chip(verdict.verdict)])
     return table(["announced", "measured", "verdict"], rows, label=label, kind="verdicts")
 
 
 def chip(verdict: str) -> str:
     """A verdict in its colour, with its mark."""
-    name = verdict.split()[-1]
+    name = "refuted" if verdict.startswith("refuted") else verdict.split()[-1]
     mark = f'<span aria-hidden="true">{claims.MARKS[verdict]}</span>'
     return f'<span class="verdict {name}">{mark} {verdict}</span>'
 

@@ -335,6 +335,17 @@ def reproduce(started: float | None, record: bool) -> None:
     finish(reproduce(params.root(), started=started, record=record))
 
 
+@cli.command(example="retry language-held-out")
+@click.argument("claim")
+@profile_option("Measure it in this profile; without it the sample, if that measures the claim.")
+@click.option("--trainings", is_flag=True, help="Train again what its notebook reads, too.")
+def retry(claim: str, profile: str | None, trainings: bool) -> None:
+    """Measure one claim again in a copy; exit code 0 when the verdict is the recorded one."""
+    from lib.tools.retry import retry
+
+    finish(retry(params.root(), claim, profile, trainings))
+
+
 @cli.command(example="full --only em_diffusion")
 @click.option("--only", multiple=True, metavar="STAGE", help="This study of it; may be repeated.")
 def full(only: Sequence[str]) -> None:

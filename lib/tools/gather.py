@@ -6,6 +6,7 @@
 | headline.json | readers and checks: the headline numbers, name -> value |
 | summary.json | `dvc metrics show`: a handful of them under short names, which fit on a line |
 | verdicts.md | readers: every claim, what was measured and the verdict |
+| claims.json | programs: the same as data, by docs/claims.schema.json |
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.common import claims, files, params
+from lib.tools.ledger import as_data
 
 # Of summary.json: short name -> metric.
 SUMMARY = {
@@ -56,6 +58,7 @@ def gather(profile: str, folder: Path | None = None) -> dict[str, Any]:
     files.write_json(target / "metrics.json", everything)
     files.write_json(target / "headline.json", headline)
     files.write_json(target / "summary.json", summary)
+    files.write_json(target / "claims.json", as_data(verdicts, metrics, runs))
     files.write_text(target / "verdicts.md", claims.verdict_page(verdicts, metrics) + "\n")
     return metrics
 

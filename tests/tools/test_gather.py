@@ -63,7 +63,13 @@ def refused(project, wanted):
 
 def test_all_metrics_with_their_study_and_its_run(project):
     merged = gather.gather("sample", project)
-    assert made(project) == ["headline.json", "metrics.json", "summary.json", "verdicts.md"]
+    assert made(project) == [
+        "claims.json",
+        "headline.json",
+        "metrics.json",
+        "summary.json",
+        "verdicts.md",
+    ]
     target = project / "results" / "sample"
     written = json.loads((target / "metrics.json").read_text())
     assert written["profile"] == "sample" and written["metrics"] == merged

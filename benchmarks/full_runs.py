@@ -7,7 +7,7 @@ from recording import ROOT
 from lib.common.params import UserError
 
 TREES = (ROOT, ROOT / ".full" / "tree")  # the second is where `make full` works
-MINUTES = {"ours": 16, "unet": 21, "ours_committed": 22}  # of one core, as they took
+MINUTES = {"ours": 16, "unet": 21, "ours_committed": 22}  # of one core, as they took; others one
 
 
 def weights_of(arm: str, seed: int) -> Path:
@@ -24,5 +24,5 @@ def weights_of(arm: str, seed: int) -> Path:
     command = f"python -m lib train mixture --arm {arm} --seed {seed} --profile full"
     raise UserError(
         f"{folder}/weights.safetensors: not found; make it with `{command} --out {folder}`, "
-        f"about {MINUTES[arm]} CPU minutes"
+        f"about {MINUTES.get(arm, 1)} CPU minute(s)"
     )

@@ -23,7 +23,7 @@ from recording import ROOT
 from lib.common import data, intervals, params, quality, record
 from lib.common.params import UserError
 from lib.mixture import denoiser, training
-from lib.mixture.experts import Routing
+from lib.mixture.announced import Routing
 
 ARMS = {"ours": "ours", "unet": "the network without attention"}
 SEED = 1

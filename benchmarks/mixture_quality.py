@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.common import data, intervals, params, quality, record
 from lib.mixture import denoiser
-from lib.mixture.experts import Routing
+from lib.mixture.announced import Routing
 
 SIGMA, LEVELS, SEED = 0.2, (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), 0
 PLANS = ("learned", "random", "fixed", "all", "none")

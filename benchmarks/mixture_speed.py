@@ -22,7 +22,7 @@ sys.path.insert(0, str(recording.ROOT / "tests"))
 from reference_mixture import Reference
 
 from lib.common import params, record
-from lib.mixture import denoiser, experts, windows
+from lib.mixture import announced, denoiser, windows
 
 TOKENS, BLOCK, REACH, HEADS, WIDTH = (256, 1024, 4096, 16384), 64, 2, 4, 128
 
@@ -63,7 +63,7 @@ def milliseconds(values: list[float], what: str, headline: bool = False) -> dict
 def announced_layer() -> dict:
     """Forward, and forward with backward, of the announced mixture layer at its own size: B = 64, N = 64, D = 128."""
     torch.manual_seed(0)
-    fast, tokens = experts.MixtureAttention(), torch.randn(64, 64, 128)
+    fast, tokens = announced.MixtureAttention(), torch.randn(64, 64, 128)
     slow = Reference(fast)
 
     def train(layer):
@@ -107,7 +107,7 @@ def operations() -> dict:
     weights = 4e-6 * denoiser.parameters(denoiser.build("announced", 0))
     budgets = (32, 64, 128)
     few, many = (
-        count(experts.attend, *torch.zeros(3, 1, 4, tokens, 32), 32) for tokens in (64, 256)
+        count(announced.attend, *torch.zeros(3, 1, 4, tokens, 32), 32) for tokens in (64, 256)
     )
     values = {
         "announced_recipe_values": (

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lib.mixture.experts import MixtureAttention
+from lib.mixture.announced import MixtureAttention
 
 
 class Expert(nn.Module):

@@ -22,6 +22,7 @@ PROFILES = ("sample", "full")
 SECTIONS = {  # section of params.yaml -> its model
     "data": "lib.common.settings.Data",
     "announced": "lib.mixture.settings.Announced",
+    "bank": "lib.mixture.settings.Bank",
     "em": "lib.diffusion.settings.Em",
     "mixture": "lib.mixture.settings.Mixture",
     "language": "lib.language.settings.Language",

@@ -1,17 +1,12 @@
-"""The denoisers by name, their weights on disk, batched inference and the router's statistics.
-
-The announced network: 4x4 patches of a 32x32 image as 64 tokens of width 128, two pre-norm blocks of a soft
-mixture of sparse-attention experts and a GELU layer of width 256, patches back to pixels; 599,689 parameters. Its
-output is clamped to [0, 1] inside forward, in training too: that is part of what was announced, and it kills
-output units (an output that is always outside has no gradient). `clamp_training=False` clamps at evaluation only.
+"""The denoisers by name, their weights on disk, and batched inference.
 
 Every network here maps (noisy (B, 3, H, W) in [0, 1], sigma (B,)) to (image (B, 3, H, W), gates of its routers).
-Shapes: B images, N tokens, D width, E experts, L routed blocks.
+Shapes: B images, N images of a set.
 """
 
 import json
-import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,59 +15,12 @@ from torch import Tensor, nn
 
 from lib.common import weights
 from lib.common.params import UserError
-from lib.mixture.experts import LEARNED, MixtureAttention, Routing
+from lib.mixture.announced import LEARNED, Announced, Routing
+from lib.mixture.bank import NETWORKS, Member
+from lib.mixture.bank import SIZES as BANK_SIZES
 from lib.mixture.network import Trunk
 
 OUTER = ("stem", "head", "level", "film", "router")  # parts of our network that AdamW trains
-
-
-class Block(nn.Module):
-    """Pre-norm mixture attention and a GELU layer, each with a residual."""
-
-    def __init__(self, width: int, heads: int, keep: tuple[int, ...], hidden: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mixture = MixtureAttention(width, heads, keep)
-        self.ffn = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-        mixed, gates = self.mixture(self.norm1(tokens), routing)
-        tokens = tokens + mixed  # (B, N, D)
-        return tokens + self.ffn(self.norm2(tokens)), gates
-
-
-class Announced(nn.Module):
-    """The announced mixture denoiser. It knows no noise level; `sigma` is taken and not used."""
-
-    def __init__(
-        self, width: int = 128, heads: int = 4, keep: tuple[int, ...] = (32, 64, 128), hidden: int = 256,
-        blocks: int = 2, size: int = 32, patch: int = 4, clamp_training: bool = True
-    ):  # fmt: skip
-        super().__init__()
-        self.clamp_training, self.tokens, self.size = clamp_training, size // patch, size
-        self.embed = nn.Conv2d(3, width, patch, stride=patch)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, self.tokens**2, width))
-        self.blocks = nn.ModuleList(Block(width, heads, keep, hidden) for _ in range(blocks))
-        self.unembed = nn.ConvTranspose2d(width, 3, patch, stride=patch)
-
-    def raw(self, noisy: Tensor, routing: Routing = LEARNED) -> tuple[Tensor, list[Tensor]]:
-        """The output before the clamp (B, 3, H, W), and the gates (B, N, E) of each block."""
-        if noisy.shape[1:] != (3, self.size, self.size):
-            raise ValueError(
-                f"noisy is {tuple(noisy.shape)}; expected (B, 3, {self.size}, {self.size})"
-            )
-        tokens = self.embed(noisy).flatten(2).mT + self.positions  # (B, N, D)
-        gates = []
-        for block in self.blocks:
-            tokens, gate = block(tokens, routing)
-            gates.append(gate)
-        return self.unembed(tokens.mT.unflatten(2, (self.tokens, self.tokens))), gates
-
-    def forward(
-        self, noisy: Tensor, sigma: Tensor | None = None, routing: Routing = LEARNED
-    ) -> tuple[Tensor, list[Tensor]]:
-        image, gates = self.raw(noisy, routing)
-        return (image if self.training and not self.clamp_training else image.clamp(0, 1)), gates
 
 
 class Arm(NamedTuple):
@@ -95,6 +43,16 @@ ARMS = {
     "ours_committed": Arm(lambda: Trunk(routed=True)),
     "unet": Arm(lambda: Trunk(routed=False), pace=1.35),
 }
+PACES = {  # steps of each size that fit into the CPU seconds of an epoch of the largest
+    1: 3.86,
+    2: 3.43,
+    3: 2.3,
+    4: 1.0,
+}
+for _name, _network in NETWORKS.items():
+    ARMS[_name] = Arm(
+        partial(Member, _network.size), pace=PACES[1 + BANK_SIZES.index(_network.size)]
+    )
 
 
 def build(arm: str, seed: int) -> nn.Module:
@@ -170,42 +128,3 @@ def denoise(
     ]
     model.train(was_training)
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def gate_statistics(model: nn.Module, images: Tensor, batch: int = 250) -> list[dict]:
-    """How the router of each block uses its experts on images (N, 3, H, W).
-
-    Returns, per block: `mean` (E,) soft share, `argmax` (E,) share of tokens whose largest gate it is, `entropy`
-    of a token's gates in percent of its maximum ln E.
-    """
-    batches, summary = [model(part)[1] for part in images.split(batch)], []
-    for block in zip(*batches, strict=True):
-        gates = torch.cat(block).flatten(0, 1)  # (tokens, E)
-        entropy = 100 * torch.special.entr(gates).sum(1).mean().item() / math.log(gates.shape[1])
-        largest = gates.argmax(1).bincount(minlength=gates.shape[1]) / len(gates)
-        summary.append(
-            {
-                "mean": gates.double().mean(0).tolist(),
-                "argmax": largest.tolist(),
-                "entropy": entropy,
-            }
-        )
-    return summary
-
-
-@torch.no_grad()
-def dead_outputs(model: Announced, images: Tensor, batch: int = 250) -> int:
-    """How many of the un-embedding's 3 * patch * patch outputs lie outside [0, 1] everywhere on images (N, 3, H, W).
-
-    Such an output shows a constant 0 or 1 and, trained through the clamp, gets no gradient.
-    """
-    patch = model.size // model.tokens
-    alive = torch.zeros(3, patch, patch, dtype=torch.bool)
-    for part in images.split(batch):
-        raw = (
-            model.raw(part)[0].unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
-        )  # (B, 3, h, p, w, p)
-        inside = (raw > 0) & (raw < 1)
-        alive |= inside.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).any(0).cpu()
-    return int((~alive).sum())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.mixture.experts import LEARNED, Routing
+from lib.mixture.announced import LEARNED, Routing
 from lib.mixture.windows import RoutedBlock
 
 LEVEL = 8  # numbers that describe the noise level

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lib.common import weights
 from lib.common.params import UserError
-from lib.mixture import denoiser
-from lib.mixture.experts import Routing, balance_loss
+from lib.mixture import denoiser, levels
+from lib.mixture.announced import Routing, balance_loss
 from lib.mixture.ranks import ALONE, Ranks
 
 SIGMAS = 0.05, 0.5  # the range of noise levels, where they vary
@@ -77,6 +77,19 @@ class TrainConfig:
         return min(1, (step + 1) / WARM_UP, (self.steps - step) / (self.cooling * self.steps))
 
 
+@dataclass(frozen=True)
+class BankConfig(TrainConfig):
+    """The configuration of a network of the bank.
+
+    lowest, highest: its levels, log-uniform. maps: share of the images whose level changes over the image, from one of these
+    to any in SIGMAS.
+    """
+
+    lowest: float = SIGMAS[0]
+    highest: float = SIGMAS[1]
+    maps: float = 0.25
+
+
 class Diverged(UserError):
     """The loss left the finite numbers, or grew beyond what any image can give."""
 
@@ -110,12 +123,14 @@ class Run:
         """One step of the optimiser; the step's log line."""
         config, share = self.config, self.config.rate(self.step)
         clean, sigma = self._batch(), self._sigmas()  # (B, 3, H, W), (B,)
+        level = self._maps(sigma) if isinstance(config, BankConfig) else sigma
         noise = torch.randn(clean.shape, generator=self.noise, device=self.device)
-        clean, sigma, noise = map(self.ranks.own, (clean, sigma, noise))
-        noisy = (clean + sigma[:, None, None, None] * noise).clamp_(0, 1)
+        clean, sigma, level, noise = map(self.ranks.own, (clean, sigma, level, noise))
+        spread = level if level.ndim == 4 else level[:, None, None, None]
+        noisy = (clean + spread * noise).clamp_(0, 1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
             routing = self.routing._replace(skip=self.step >= config.whole * config.steps)
-            image, gates = self.model.train()(noisy, sigma, routing)
+            image, gates = self.model.train()(noisy, level, routing)
         errors = (image.float() - clean).square().mean((1, 2, 3))  # (B,)
         mse = (
             errors * (config.sigma / sigma)
@@ -171,11 +186,21 @@ class Run:
     def _sigmas(self) -> Tensor:
         config = self.config
         sigma = torch.full((config.batch,), config.sigma, device=self.device)
+        if isinstance(config, BankConfig):
+            draw = torch.rand(config.batch, generator=self.noise, device=self.device)
+            return config.lowest * (config.highest / config.lowest) ** draw
         if config.varied:
             draw = torch.rand(2, config.batch, generator=self.noise, device=self.device)
             spread = SIGMAS[0] * (SIGMAS[1] / SIGMAS[0]) ** draw[1]
             sigma = torch.where(draw[0] < config.varied, spread, sigma)
         return sigma
+
+    def _maps(self, sigma: Tensor) -> Tensor:
+        """The level of each pixel: some images get a ramp that starts at their level. (B,) -> (B, 1, H, W)"""
+        size = self.images.shape[2:]
+        varies = torch.rand(len(sigma), generator=self.noise, device=self.device) < self.config.maps
+        ramps = levels.ramp_maps(sigma, self.noise, *size)
+        return torch.where(varies[:, None, None, None], ramps, levels.uniform_map(sigma, *size))
 
     def _networks(self) -> list[tuple[str, nn.Module]]:
         return [("model/", self.model)] + (

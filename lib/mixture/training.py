@@ -24,11 +24,19 @@ from tqdm import tqdm
 
 from lib.common import data, files, gpu, quality, weights
 from lib.common.params import Params, UserError, root
-from lib.mixture import denoiser
-from lib.mixture.experts import Routing
+from lib.mixture import announced, denoiser
+from lib.mixture.announced import Routing
+from lib.mixture.bank import NETWORKS
 from lib.mixture.ranks import ALONE, Ranks, joined
-from lib.mixture.run import Diverged, Run, TrainConfig, load_checkpoint, save_checkpoint
-from lib.mixture.settings import Announced, Mixture
+from lib.mixture.run import (
+    BankConfig,
+    Diverged,
+    Run,
+    TrainConfig,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lib.mixture.settings import Announced, Bank, Mixture
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
@@ -94,8 +102,8 @@ def _record(run: Run, noisy: Tensor, threads: int) -> dict:
     curve = [[line["step"], line["val_psnr"]] for line in run.lines if "val_psnr" in line]
     record = {"config": weights.plain(run.config), "parameters": denoiser.parameters(run.model)}
     record |= {"steps": run.step, "device": run.device.type, "threads": threads, "val_psnr": curve}
-    if isinstance(run.model, denoiser.Announced):
-        record["dead_outputs"] = denoiser.dead_outputs(run.model, noisy.to(run.device))
+    if isinstance(run.model, announced.Announced):
+        record["dead_outputs"] = announced.dead_outputs(run.model, noisy.to(run.device))
     return record
 
 
@@ -126,21 +134,26 @@ def pick_device(name: str) -> torch.device:
 def configure(params: Params, arm: str, seed: int) -> TrainConfig:
     """The configuration of an arm in a profile, from its section of `params.yaml`."""
     section = section_of(params, arm)
+    kind = BankConfig if arm in NETWORKS else TrainConfig
     epoch = section.train_images // section.batch
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    names = {field.name for field in dataclasses.fields(kind)}
     recipe = {name: value for name, value in section.model_dump().items() if name in names}
-    return TrainConfig(arm, seed, seed, seed, images=section.train_images,
-                       steps=round(denoiser.ARMS[arm].pace * section.epochs * epoch),
-                       val_every=epoch, save_every=min(epoch, 250), **recipe)  # fmt: skip
+    if arm in NETWORKS:
+        recipe |= {"lowest": NETWORKS[arm].lowest, "highest": NETWORKS[arm].highest}
+    return kind(arm, seed, seed, seed, images=section.train_images,
+                steps=round(denoiser.ARMS[arm].pace * section.epochs * epoch),
+                val_every=epoch, save_every=min(epoch, 250), **recipe)  # fmt: skip
 
 
-def section_of(params: Params, arm: str) -> Announced | Mixture:
+def section_of(params: Params, arm: str) -> Announced | Bank | Mixture:
     """The section of `params.yaml` that an arm reads."""
+    if arm in NETWORKS:
+        return params.bank
     return params.announced if arm.startswith("announced") else params.mixture
 
 
 def training_data(
-    params: Params, section: Announced | Mixture
+    params: Params, section: Announced | Bank | Mixture
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training images (M, 3, 32, 32) uint8; validation images clean and noisy, (V, 3, 32, 32) float32 in [0, 1]."""
     images, _ = data.load_cifar("train", params.profile)

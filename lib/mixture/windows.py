@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.mixture.experts import LEARNED, Routing
+from lib.mixture.announced import LEARNED, Routing
 
 CHUNK = 1024  # query windows at a time: memory stays linear in tokens although all pairs of windows are scored
 PLANS = ("learned", "random", "fixed", "all", "none")
@@ -41,15 +41,24 @@ def from_windows(windows: Tensor, t: int, h: int, w: int) -> Tensor:
     return windows.reshape(b, h // t, w // t, t, t, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
 
 
-def choose_blocks(q: Tensor, k: Tensor, own: Tensor, reach: int) -> Tensor:
+def choose_blocks(
+    q: Tensor, k: Tensor, own: Tensor, reach: int, across: int = 1, near: bool = False
+) -> Tensor:
     """The key blocks of each query block: its own first, then the `reach` best others by pooled q . k.
 
-    q (B, Q, T, C), k (B, M, T, C), own (B, Q) the place of each query block in k -> (B, Q, S).
+    q (B, Q, T, C), k (B, M, T, C), own (B, Q) the place of each query block in k -> (B, Q, S). With `near`, only the
+    eight neighbours in an image with `across` blocks in a row are asked.
     """
     if reach == 0:
         return own[..., None]
     with torch.no_grad():
         scores = q.mean(2) @ k.mean(2).mT  # (B, Q, M)
+        if near:
+            everyone = torch.arange(k.shape[1], device=own.device)
+            down = everyone // across - own[..., None] // across  # (B, Q, M)
+            right = everyone % across - own[..., None] % across
+            far = (down.abs() > 1) | (right.abs() > 1)
+            scores.masked_fill_(far, -math.inf)
         scores.scatter_(2, own[..., None], math.inf)
         return scores.topk(min(1 + reach, k.shape[1]), dim=2).indices  # (B, Q, S)
 
@@ -63,6 +72,7 @@ def block_attention(
     heads: int,
     bias: Tensor | None = None,
     across: int = 1,
+    near: bool = False,
 ) -> Tensor:
     """Attention of query blocks (B, Q, T, C) over the blocks of k, v (B, M, T, C) chosen for each -> (B, Q, T, C).
 
@@ -73,7 +83,7 @@ def block_attention(
     """
     parts = []
     for part, at in zip(q.split(CHUNK, 1), own.split(CHUNK, 1), strict=True):
-        chosen = choose_blocks(part, k, at, reach)
+        chosen = choose_blocks(part, k, at, reach, across, near)
         parts.append(
             _attend_chosen(
                 part, k, v, chosen, heads, bias, direction(at[..., None], chosen, across)
@@ -190,9 +200,9 @@ class WindowRouter(nn.Module):
 class WindowAttention(nn.Module):
     """One expert: attention of some windows over blocks of all windows, with a bias for the relative position."""
 
-    def __init__(self, width: int, heads: int, t: int, reach: int):
+    def __init__(self, width: int, heads: int, t: int, reach: int, near: bool = False):
         super().__init__()
-        self.heads, self.reach = heads, reach
+        self.heads, self.reach, self.near = heads, reach, near
         self.q, self.kv, self.out = (
             nn.Linear(width, width),
             nn.Linear(width, 2 * width),
@@ -213,9 +223,9 @@ class WindowAttention(nn.Module):
         """queries (B, Q, T, C), windows (B, M, T, C), own (B, Q): their places in windows -> (B, Q, T, C)."""
         bias = self.bias[:, self.offset].transpose(0, 1)  # (9, H, T, T)
         k, v = self.kv(windows).chunk(2, dim=-1)
-        return self.out(
-            block_attention(self.q(queries), k, v, own, self.reach, self.heads, bias, across)
-        )
+        q = self.q(queries)
+        mixed = block_attention(q, k, v, own, self.reach, self.heads, bias, across, self.near)
+        return self.out(mixed)
 
 
 class RoutedBlock(nn.Module):

@@ -11,9 +11,9 @@ import torch
 from reference_mixture import Reference, gradient_pairs
 
 from lib.common.params import UserError
-from lib.mixture import denoiser, run, training
-from lib.mixture.denoiser import Announced
-from lib.mixture.experts import (
+from lib.mixture import announced, denoiser, run, training
+from lib.mixture.announced import (
+    Announced,
     MixtureAttention,
     Routing,
     attend,
@@ -185,7 +185,7 @@ def test_gate_statistics_of_a_uniform_router():
     for block in network.blocks:
         torch.nn.init.zeros_(block.mixture.router[2].weight)
         torch.nn.init.zeros_(block.mixture.router[2].bias)
-    for row in denoiser.gate_statistics(network, torch.from_numpy(pair()[1])):
+    for row in announced.gate_statistics(network, torch.from_numpy(pair()[1])):
         assert row["mean"] == pytest.approx([1 / 3] * 3) and row["entropy"] == pytest.approx(
             100, abs=1e-3
         )
@@ -197,7 +197,7 @@ def test_dead_outputs_counts_the_units_that_are_always_outside():
     noisy = torch.from_numpy(pair()[1])
     for bias, dead in (([0.5, 0.5, 0.5], 0), ([-0.1, 0.5, 0.5], 16), ([-0.1, 1.1, 0.5], 32)):
         network.unembed.bias.data = torch.tensor(bias)
-        assert denoiser.dead_outputs(network, noisy) == dead
+        assert announced.dead_outputs(network, noisy) == dead
 
 
 # training

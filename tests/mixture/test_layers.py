@@ -15,7 +15,7 @@ from reference_mixture import masked_dense, slow_routed
 
 from lib.common import params
 from lib.mixture import denoiser, training
-from lib.mixture.experts import Routing
+from lib.mixture.announced import Routing
 from lib.mixture.network import Trunk, pad
 from lib.mixture.run import Run, TrainConfig, load_checkpoint, save_checkpoint
 from lib.mixture.windows import (

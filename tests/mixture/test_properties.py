@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.mixture.experts import Routing
+from lib.mixture.announced import Routing
 from lib.mixture.windows import WindowRouter, from_windows, to_windows
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)

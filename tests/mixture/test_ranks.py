@@ -9,7 +9,7 @@ import torch
 from lib.common import params
 from lib.common.params import UserError
 from lib.mixture import denoiser, training
-from lib.mixture.experts import Routing, balance_loss
+from lib.mixture.announced import Routing, balance_loss
 from lib.mixture.ranks import Ranks, joined
 from lib.mixture.windows import WindowRouter
 

@@ -1,4 +1,9 @@
-"""The announced mixture of sparse-attention experts, same mathematics, written for speed.
+"""The announced mixture of sparse-attention experts and nothing else: same mathematics, written for speed.
+
+The network: 4x4 patches of a 32x32 image as 64 tokens of width 128, two pre-norm blocks of a soft mixture of
+sparse-attention experts and a GELU layer of width 256, patches back to pixels; 599,689 parameters. Its output is
+clamped to [0, 1] inside forward, in training too: that is part of what was announced, and it kills output units (an
+output that is always outside has no gradient). `clamp_training=False` clamps at evaluation only.
 
 Every token asks a small router for a soft mixture of three attention experts; expert e keeps the k_e largest
 scores of each query before the softmax. Departures from the announced code, none of which changes a value: the
@@ -6,7 +11,7 @@ projections of all experts are one product, experts with k >= N run as plain den
 of the k largest scores replaces the gather of expanded keys and values, and the gates are folded into one
 output product.
 
-Shapes: B images, N tokens, D width, H heads, d = D / H, E experts.
+Shapes: B images, N tokens, D width, H heads, d = D / H, E experts, L blocks.
 """
 
 import math
@@ -133,3 +138,91 @@ def balance_loss(gates: list[Tensor], ranks: Ranks = ALONE) -> Tensor:
     experts = means.shape[1]
     kl = (-math.log(experts) - means.log()).mean(1)  # (L,) sum over E of 1/E * (log 1/E - log mean)
     return kl.sum() / experts
+
+
+class Block(nn.Module):
+    """Pre-norm mixture attention and a GELU layer, each with a residual."""
+
+    def __init__(self, width: int, heads: int, keep: tuple[int, ...], hidden: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mixture = MixtureAttention(width, heads, keep)
+        self.ffn = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+        mixed, gates = self.mixture(self.norm1(tokens), routing)
+        tokens = tokens + mixed  # (B, N, D)
+        return tokens + self.ffn(self.norm2(tokens)), gates
+
+
+class Announced(nn.Module):
+    """The announced mixture denoiser. It knows no noise level; `sigma` is taken and not used."""
+
+    def __init__(
+        self, width: int = 128, heads: int = 4, keep: tuple[int, ...] = (32, 64, 128), hidden: int = 256,
+        blocks: int = 2, size: int = 32, patch: int = 4, clamp_training: bool = True
+    ):  # fmt: skip
+        super().__init__()
+        self.clamp_training, self.tokens, self.size = clamp_training, size // patch, size
+        self.embed = nn.Conv2d(3, width, patch, stride=patch)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, self.tokens**2, width))
+        self.blocks = nn.ModuleList(Block(width, heads, keep, hidden) for _ in range(blocks))
+        self.unembed = nn.ConvTranspose2d(width, 3, patch, stride=patch)
+
+    def raw(self, noisy: Tensor, routing: Routing = LEARNED) -> tuple[Tensor, list[Tensor]]:
+        """The output before the clamp (B, 3, H, W), and the gates (B, N, E) of each block."""
+        if noisy.shape[1:] != (3, self.size, self.size):
+            raise ValueError(
+                f"noisy is {tuple(noisy.shape)}; expected (B, 3, {self.size}, {self.size})"
+            )
+        tokens = self.embed(noisy).flatten(2).mT + self.positions  # (B, N, D)
+        gates = []
+        for block in self.blocks:
+            tokens, gate = block(tokens, routing)
+            gates.append(gate)
+        return self.unembed(tokens.mT.unflatten(2, (self.tokens, self.tokens))), gates
+
+    def forward(
+        self, noisy: Tensor, sigma: Tensor | None = None, routing: Routing = LEARNED
+    ) -> tuple[Tensor, list[Tensor]]:
+        image, gates = self.raw(noisy, routing)
+        return (image if self.training and not self.clamp_training else image.clamp(0, 1)), gates
+
+
+@torch.no_grad()
+def gate_statistics(model: nn.Module, images: Tensor, batch: int = 250) -> list[dict]:
+    """How the router of each block uses its experts on images (N, 3, H, W).
+
+    Returns, per block: `mean` (E,) soft share, `argmax` (E,) share of tokens whose largest gate it is, `entropy`
+    of a token's gates in percent of its maximum ln E.
+    """
+    batches, summary = [model(part)[1] for part in images.split(batch)], []
+    for block in zip(*batches, strict=True):
+        gates = torch.cat(block).flatten(0, 1)  # (tokens, E)
+        entropy = 100 * torch.special.entr(gates).sum(1).mean().item() / math.log(gates.shape[1])
+        largest = gates.argmax(1).bincount(minlength=gates.shape[1]) / len(gates)
+        summary.append(
+            {
+                "mean": gates.double().mean(0).tolist(),
+                "argmax": largest.tolist(),
+                "entropy": entropy,
+            }
+        )
+    return summary
+
+
+@torch.no_grad()
+def dead_outputs(model: Announced, images: Tensor, batch: int = 250) -> int:
+    """How many of the un-embedding's 3 * patch * patch outputs lie outside [0, 1] everywhere on images (N, 3, H, W).
+
+    Such an output shows a constant 0 or 1 and, trained through the clamp, gets no gradient.
+    """
+    patch = model.size // model.tokens
+    alive = torch.zeros(3, patch, patch, dtype=torch.bool)
+    for part in images.split(batch):
+        raw = (
+            model.raw(part)[0].unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+        )  # (B, 3, h, p, w, p)
+        inside = (raw > 0) & (raw < 1)
+        alive |= inside.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).any(0).cpu()
+    return int((~alive).sum())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib.common import weights
 from lib.common.params import UserError
 from lib.mixture.announced import LEARNED, Announced, Routing
+from lib.mixture.attentive import Attentive
 from lib.mixture.bank import NETWORKS, Member
 from lib.mixture.bank import SIZES as BANK_SIZES
 from lib.mixture.network import Trunk
@@ -42,6 +43,8 @@ ARMS = {
     "ours": Arm(lambda: Trunk(routed=True), "random"),
     "ours_committed": Arm(lambda: Trunk(routed=True)),
     "unet": Arm(lambda: Trunk(routed=False), pace=1.35),
+    "attentive": Arm(Attentive),
+    "residual": Arm(lambda: Attentive(middle="rr", before=2, after=3)),
 }
 PACES = {  # steps of each size that fit into the CPU seconds of an epoch of the largest
     1: 3.86,

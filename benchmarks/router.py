@@ -1,4 +1,4 @@
-"""Is the router worth anything? `python benchmarks/router.py [SEED ...]`: the judge of the adaptive mixture.
+"""Is the router worth anything? `python benchmarks/router.py [SEED ... | ship]`: the judge of the adaptive mixture.
 
 Needs all of CIFAR-10 (`python -m lib data fetch`) and the trained networks in runs/full/mixture/NETWORK-SEED (a missing one is
 named with its command). The rule stands in docs/log.md and was committed before the first run.
@@ -6,7 +6,7 @@ named with its command). The rule stands in docs/log.md and was committed before
 For every training seed the bank, its router and its rivals are judged on the same noisy images: 10,000 test images of CIFAR-10
 with a level each (log-uniform, 0.05 to 0.5) and at 0.2, and photographs that scikit-image brings along at 0.2, with a smooth map
 and with patches. With seeds as arguments only those are judged, into checkpoints/; without, all that are missing, and then
-benchmarks/router.json is written. About three minutes of one thread for each seed.
+benchmarks/router.json is written. About three minutes of one thread for each seed. `ship` writes models/adaptive_denoiser.safetensors.
 """
 
 import sys
@@ -23,6 +23,7 @@ from lib.common import data, intervals, params, record
 from lib.mixture import adaptive, bank, denoiser, judge, levels, regions, router, training
 
 SEEDS = (1, 2, 3, 4, 5)  # of the trainings; 98 and 99 chose the settings and are left out
+SHIPPED = 1
 BUDGETS = ("static_1", "static_2", "static_3")  # whose operations the mixture may spend
 DECIDED = "static_2"
 PHOTOGRAPHS = (
@@ -60,12 +61,31 @@ def spending(budget, height=32, width=32):
     return operations
 
 
+def router_images(settings, seed):
+    """The training images that a seed's router is fitted to, uint8 (N, 3, 32, 32)."""
+    images = training.training_data(settings, settings.bank)[0]
+    drawn = np.random.default_rng(seed).choice(
+        len(images), settings.bank.router_images, replace=False
+    )
+    return images[drawn]
+
+
 def fitted_routers(members, images, seed):
     """The learned router and the rules that see one number only, fitted to the same measured errors."""
     clean, noisy, level = adaptive.router_images(images, seed)
     errors = adaptive.measured_errors(members, clean, noisy, level)
     found = adaptive.unit_features(noisy, level)
-    return judge.routers(found, errors, seed)
+    with torch.enable_grad():
+        return judge.routers(found, errors, seed)
+
+
+def ship(settings):
+    """Write the bank of SHIPPED with its router to models/: what `lib denoise --budget` uses."""
+    members = list(networks(bank.MEMBERS, SHIPPED).values())
+    fitted = fitted_routers(members, router_images(settings, SHIPPED), SHIPPED)
+    about = {"seed": SHIPPED, "members": list(bank.MEMBERS), "profile": "full"}
+    mixture = adaptive.Mixture(members, fitted["learned"])
+    adaptive.save(ROOT / "models" / "adaptive_denoiser.safetensors", mixture, about)
 
 
 # --- CIFAR-10: one member an image
@@ -219,12 +239,7 @@ def judge_seed(seed, settings):
     """Everything that is measured for one training seed, arrays by name."""
     members = list(networks(bank.MEMBERS, seed).values())
     statics = list(networks(bank.STATICS, seed).values())
-    images = training.training_data(settings, settings.bank)[0]
-    chosen = np.random.default_rng(seed).choice(
-        len(images), settings.bank.router_images, replace=False
-    )
-    with torch.enable_grad():
-        fitted = fitted_routers(members, images[chosen], seed)
+    fitted = fitted_routers(members, router_images(settings, seed), seed)
     test = data.load_cifar("test", "full")[0].astype(np.float32) / 255
     out = {}
     for setting in CIFAR:
@@ -377,6 +392,9 @@ def times(found):
 def main():
     torch.set_num_threads(1)
     settings = params.load("full")
+    if sys.argv[1:] == ["ship"]:
+        ship(settings)
+        return 0
     for seed in [int(word) for word in sys.argv[1:]] or SEEDS:
         if checkpoint(seed).is_file():
             continue

@@ -12,6 +12,7 @@ ANNOUNCED = ("announced",)
 LAYERS = ("layers",)
 BOTH = ("announced", "layers")
 RANKS = ("ranks",)
+BANK = ("bank",)
 
 
 class Mutation(NamedTuple):
@@ -625,4 +626,133 @@ MUTATIONS = [
         RANKS,
     ),
     Mutation("every process writes", "training", "if ranks.rank == 0:", "if True:", RANKS),
+    # the bank, its router, the allocation and the regions
+    Mutation("halo a position too narrow", "bank", "before = 4", "before = 2", BANK),
+    Mutation("spare rows stay", "bank", "spare(self.size) // 2", "0", BANK),
+    Mutation(
+        "attention without halo",
+        "bank",
+        "before + UNIT + spare(size)",
+        "before + spare(size)",
+        BANK,
+    ),
+    Mutation(
+        "prediction not in units of the level",
+        "bank",
+        "levels * self.noise(padded, levels)",
+        "self.noise(padded, levels)",
+        BANK,
+    ),
+    Mutation(
+        "region in other units",
+        "bank",
+        "levels * self.noise(noisy, level, sides)",
+        "self.noise(noisy, level, sides)",
+        BANK,
+    ),
+    Mutation("padding stays", "bank", "image[:, :, :h, :w].contiguous()", "image", BANK),
+    Mutation(
+        "attention looks everywhere", "bank", "WINDOW, REACH, near=True)", "WINDOW, REACH)", BANK
+    ),
+    Mutation(
+        "halo for free",
+        "regions",
+        "bank.operations(sizes[area.member], rows, columns, sides)",
+        "bank.operations(sizes[area.member], rows, columns)",
+        BANK,
+    ),
+    Mutation("halo at the border of the image", "regions", "area.top > 0,", "True,", BANK),
+    Mutation(
+        "rectangles run over other members",
+        "regions",
+        "usable = free & (plan == member)",
+        "usable = free",
+        BANK,
+    ),
+    Mutation("last cell lost", "regions", "+ [length]", "+ [CELL * count]", BANK),
+    Mutation(
+        "budget of a photograph ignored",
+        "regions",
+        "if spent <= budget:\n            high",
+        "if True:\n            high",
+        BANK,
+    ),
+    Mutation(
+        "price has the wrong sign",
+        "allocate",
+        "errors + price * costs",
+        "errors - price * costs",
+        BANK,
+    ),
+    Mutation(
+        "over the budget",
+        "allocate",
+        "return choose(errors, costs, high)",
+        "return choose(errors, costs, low)",
+        BANK,
+    ),
+    Mutation(
+        "too small a budget passes",
+        "allocate",
+        "if budget < float(costs.min()) * (1 - 1e-06):",
+        "if False:",
+        BANK,
+    ),
+    Mutation("noise not discounted", "router", "energy / of_noise + 0.001", "energy + 0.001", BANK),
+    Mutation(
+        "rules see everything",
+        "router",
+        "found[..., self.seen]",
+        "found[..., :len(self.seen)]",
+        BANK,
+    ),
+    Mutation(
+        "gains taken for errors", "router", "smallest + targets[..., 1:]", "targets[..., 1:]", BANK
+    ),
+    Mutation(
+        "router from the global generator",
+        "router",
+        "with torch.random.fork_rng(devices=[]):\n        torch.manual_seed(seed)",
+        "if True:",
+        BANK,
+    ),
+    Mutation("router for free", "judge", "mean()) + routing", "mean())", BANK),
+    Mutation(
+        "random routes are the learned ones", "judge", "psnr @ shares", "psnr[rows, plan]", BANK
+    ),
+    Mutation(
+        "frontier linear in operations",
+        "judge",
+        "np.interp(math.log(spent), np.log(self.costs)",
+        "np.interp(spent, self.costs",
+        BANK,
+    ),
+    Mutation(
+        "level not estimated by place",
+        "levels",
+        "NORMAL_MEDIAN\n",
+        "NORMAL_MEDIAN * 0 + 0.1\n",
+        BANK,
+    ),
+    Mutation(
+        "every patch is noisy",
+        "levels",
+        "levels[order[:noisy_cells]] = high",
+        "levels[:] = high",
+        BANK,
+    ),
+    Mutation(
+        "router not paid",
+        "adaptive",
+        "budget * costs[-1] - router.operations(len(costs))",
+        "budget * costs[-1] + 0 * router.operations(len(costs))",
+        BANK,
+    ),
+    Mutation(
+        "always the first member",
+        "adaptive",
+        "chosen = plan == number",
+        "chosen = (plan >= 0) & (number == 0)",
+        BANK,
+    ),
 ]

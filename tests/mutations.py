@@ -27,7 +27,7 @@ import torch  # noqa: E402, F401
 from mutants import MUTATIONS, Mutation, mutated, normalised  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("announced", "layers", "ranks", "attentive")  # tests/mixture/test_*.py
+FILES = ("announced", "layers", "ranks", "attentive", "bank")  # tests/mixture/test_*.py
 
 
 class Notes:

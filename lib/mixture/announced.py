@@ -194,18 +194,23 @@ def gate_statistics(model: nn.Module, images: Tensor, batch: int = 250) -> list[
     """How the router of each block uses its experts on images (N, 3, H, W).
 
     Returns, per block: `mean` (E,) soft share, `argmax` (E,) share of tokens whose largest gate it is, `entropy`
-    of a token's gates in percent of its maximum ln E.
+    of a token's gates in percent of its maximum ln E; and the means of each image, `image_mean` (N, E) and
+    `image_entropy` (N,), for intervals.
     """
     batches, summary = [model(part)[1] for part in images.split(batch)], []
     for block in zip(*batches, strict=True):
-        gates = torch.cat(block).flatten(0, 1)  # (tokens, E)
+        by_image = torch.cat(block)  # (N, tokens of an image, E)
+        gates = by_image.flatten(0, 1)  # (tokens, E)
         entropy = 100 * torch.special.entr(gates).sum(1).mean().item() / math.log(gates.shape[1])
+        image_entropy = torch.special.entr(by_image.double()).sum(2).mean(1)  # (N,)
         largest = gates.argmax(1).bincount(minlength=gates.shape[1]) / len(gates)
         summary.append(
             {
                 "mean": gates.double().mean(0).tolist(),
                 "argmax": largest.tolist(),
                 "entropy": entropy,
+                "image_mean": by_image.double().mean(1).cpu().numpy(),
+                "image_entropy": 100 * image_entropy.cpu().numpy() / math.log(gates.shape[1]),
             }
         )
     return summary

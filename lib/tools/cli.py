@@ -126,11 +126,16 @@ def sample(cache: Path | None, out: Path | None) -> None:
 @click.argument("source", metavar="IN", type=FILE)
 @click.argument("target", metavar="OUT", type=FILE)
 @click.option("--sigma", type=float, help="Noise level for pixel values from 0 to 1 (estimated).")
-def denoise(source: Path, target: Path, sigma: float | None) -> None:
+@click.option(
+    "--budget",
+    type=float,
+    help="Colour by the adaptive mixture: share of its largest network's operations, up to 1.",
+)
+def denoise(source: Path, target: Path, sigma: float | None, budget: float | None) -> None:
     """Remove noise from a picture, PNG or JPEG, of any size."""
     from lib.tools.photo import denoise_file
 
-    outcome = denoise_file(source, target, sigma)
+    outcome = denoise_file(source, target, sigma, budget=budget)
     if outcome.warning:
         click.echo(f"warning: {outcome.warning}", err=True)
     click.echo(f"{target}: {outcome}")

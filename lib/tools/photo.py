@@ -6,6 +6,9 @@ The network learned from colour pictures, whose three channels have independent 
 three channels has one and the same noise in all of them, which the network never saw and takes for detail; so grey
 goes another way, the best of those measured by benchmarks/grey.py.
 
+With a budget, colour goes through the adaptive mixture instead: networks of unequal cost, chosen for each cell of 64 pixels,
+and the level of the noise, where none is given, is estimated place by place.
+
 The level of the noise is estimated where none is given: the median absolute value of the finest diagonal Haar details,
 divided by 0.6745 (Donoho and Johnstone 1994), over middling places, where few values are clipped. Texture raises it,
 and JPEG, which takes a part of the noise away, lowers it.
@@ -25,6 +28,7 @@ from lib.common import files
 from lib.common.params import UserError, root
 
 WEIGHTS = "models/mixture_denoiser.safetensors"
+ADAPTIVE_WEIGHTS = "models/adaptive_denoiser.safetensors"
 LEVELS = (0.05, 0.5)  # of the noise that the network was trained for, and that may be asked for
 # Chosen by benchmarks/grey.py: the strength of non-local means in units of the noise's level, and the estimates
 # below which denoising takes more than it gives.
@@ -154,8 +158,9 @@ def _trusted_level(values: np.ndarray) -> float:
 
 
 def denoise_array(
-    image: np.ndarray, sigma: float | None = None, weights: Path | str | None = None
-) -> np.ndarray:
+    image: np.ndarray, sigma: float | None = None, weights: Path | str | None = None,
+    budget: float | None = None,
+) -> np.ndarray:  # fmt: skip
     """Denoise an image; its shape and type stay, and so does alpha.
 
     An RGB image whose three channels are equal is grey and stays so.
@@ -164,21 +169,25 @@ def denoise_array(
         sigma: noise level in [0.05, 0.5] for pixel values in [0, 1]. If None it is estimated; an image with less than
             LEFT_ALONE is returned as it is.
         weights: of the network for colour; the shipped ones if None.
+        budget: operations of the adaptive mixture for colour, as a share of its largest network's, above 0 and at most 1; with
+            less than the cheapest one takes, that one is used. If None, the whole network that ships is used.
 
     Raises:
         ValueError: the shape is another, or a pixel is not finite.
-        UserError: sigma is out of range, or none is given and the estimate cannot be trusted.
+        UserError: sigma or the budget is out of range, or none is given and the estimate cannot be trusted.
     """
-    return _denoise(image, sigma, weights)[0]
+    return _denoise(image, sigma, weights, budget)[0]
 
 
-def _denoise(image, sigma, weights) -> tuple[np.ndarray, float, bool]:
+def _denoise(image, sigma, weights, budget=None) -> tuple[np.ndarray, float, bool]:
     """The image, the level of its noise, and whether it was changed."""
     _check_array(image)
     if sigma is not None and not LEVELS[0] <= sigma <= LEVELS[1]:
         raise UserError(
             f"sigma = {sigma}: allowed are {LEVELS[0]} to {LEVELS[1]}, for pixel values from 0 to 1"
         )
+    if budget is not None and not 0 < budget <= 1:
+        raise UserError(f"budget = {budget}: allowed are shares above 0 and up to 1")
     scale = 255 if image.dtype == np.uint8 else 1
     values = (_seen(image) / np.float32(scale)).astype(np.float32)  # (H, W) or (H, W, 3)
     level = sigma
@@ -188,6 +197,8 @@ def _denoise(image, sigma, weights) -> tuple[np.ndarray, float, bool]:
             return image.copy(), level, False
     if values.ndim == 2:
         clean = scale * _denoise_grey(values, level)
+    elif budget is not None:
+        clean = scale * _denoise_adaptive(values, sigma, weights, budget)
     else:
         clean = scale * _denoise_colour(values, level, weights)
     if scale == 255:
@@ -230,6 +241,17 @@ def _denoise_colour(values, level, weights):
     return denoiser.denoise(model, batch, max(level, LEVELS[0]))[0].numpy().transpose(1, 2, 0)
 
 
+def _denoise_adaptive(values, sigma, weights, budget):
+    """The adaptive mixture's answer to (H, W, 3); without sigma the level is estimated place by place."""
+    import torch
+
+    from lib.mixture import adaptive
+
+    mixture = adaptive.load(weights or root() / ADAPTIVE_WEIGHTS)
+    batch = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]  # (1, 3, H, W)
+    return adaptive.denoise(mixture, batch, sigma, budget)[0].numpy().transpose(1, 2, 0)
+
+
 def _denoise_grey(values, level):
     """Non-local means of (H, W)."""
     from skimage.restoration import denoise_nl_means
@@ -244,8 +266,9 @@ def _denoise_grey(values, level):
 
 
 def denoise_file(
-    source: Path, target: Path, sigma: float | None = None, weights: Path | str | None = None
-) -> Outcome:
+    source: Path, target: Path, sigma: float | None = None, weights: Path | str | None = None,
+    budget: float | None = None,
+) -> Outcome:  # fmt: skip
     """Denoise an image file into another one; nothing is written when the picture is refused.
 
     Raises:
@@ -255,7 +278,7 @@ def denoise_file(
     if target.suffix.lower() not in SUFFIXES:
         raise UserError(f"{target}: write a .png, .jpg or .jpeg")
     try:
-        clean, level, changed = _denoise(picture.pixels, sigma, weights)
+        clean, level, changed = _denoise(picture.pixels, sigma, weights, budget)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     to_jpeg = target.suffix.lower() != ".png"

@@ -14,7 +14,7 @@ from skimage import data as pictures
 from skimage.restoration import denoise_nl_means
 
 from lib.common.params import UserError, root
-from lib.mixture import denoiser
+from lib.mixture import adaptive, bank, denoiser, router
 from lib.mixture.run import SIGMAS
 from lib.tools import cli as command_line
 from lib.tools import photo
@@ -260,3 +260,48 @@ def test_the_command_denoises_and_says_which_level_it_took(tmp_path, weights, mo
     assert target.is_file() and "(estimated)" in capsys.readouterr().out
     assert command_line.main(["denoise", str(source), str(target), "--sigma", "0.1"]) == 0
     assert "sigma 0.100\n" in capsys.readouterr().out
+
+
+# the adaptive mixture
+
+
+@pytest.fixture(scope="module")
+def small_bank(tmp_path_factory):
+    """A bank of two untrained networks that subtract nothing."""
+    members = []
+    for size in (bank.Size(8, 0), bank.Size(8, 1, attends=True)):
+        network = bank.Member(size).eval()
+        torch.nn.init.zeros_(network.head.weight)
+        torch.nn.init.zeros_(network.head.bias)
+        members.append(network)
+    path = tmp_path_factory.mktemp("bank") / "bank.safetensors"
+    adaptive.save(path, adaptive.Mixture(members, router.Router(2).eval()), {})
+    return path
+
+
+@pytest.mark.parametrize("shape", [(20, 31, 3), (150, 90, 4)])
+@pytest.mark.parametrize("budget", [0.01, 0.5, 1])
+@pytest.mark.parametrize("sigma", [None, 0.2])
+def test_with_a_budget_colour_goes_through_the_bank(small_bank, shape, budget, sigma):
+    image = picture(*shape)
+    if sigma is None:  # so much noise that it is not refused, and not so much that it is
+        image = np.clip(128 + image / 4, 0, 255).astype(np.uint8)
+    clean = photo.denoise_array(image, sigma, small_bank, budget=budget)
+    assert np.array_equal(clean, image)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5, float("nan")])
+def test_a_budget_out_of_range_is_refused(small_bank, budget):
+    with pytest.raises(UserError, match="allowed are shares above 0 and up to 1"):
+        photo.denoise_array(picture(20, 31, 3), 0.2, small_bank, budget=budget)
+
+
+def test_shipped_bank_denoises_with_more_budget_better():
+    clean = pictures.astronaut()[:256, 100:356]
+    noise = np.random.default_rng(2).standard_normal(clean.shape)
+    level = np.where(np.arange(256) < 128, 0.1, 0.3)[None, :, None]
+    noisy = as_file(clean / 255 + level * noise)
+    quality = []
+    for budget in (0.1, 0.4, 1.0):
+        quality.append(decibels(clean, photo.denoise_array(noisy, budget=budget)))
+    assert decibels(clean, noisy) + 5 < quality[0] < quality[1] <= quality[2] + 0.05

@@ -389,6 +389,22 @@ def times(found):
     return out
 
 
+def write(seeds):
+    """benchmarks/router.json from the checkpoints of judged seeds; two at least."""
+    found = [dict(np.load(checkpoint(seed))) for seed in seeds]
+    costs = {name: bank.operations(n.size, 32, 32) for name, n in bank.NETWORKS.items()}
+    costs["router"] = router.operations(len(SIZES))
+    recording.write(
+        "router",
+        headlines(found),
+        {"device": "cpu", "threads": 1, "seeds": list(seeds)},
+        operations=costs,
+        curves=curves(found),
+        meaning=meaning(found),
+        milliseconds=times(found),
+    )
+
+
 def main():
     torch.set_num_threads(1)
     settings = params.load("full")
@@ -404,20 +420,7 @@ def main():
         print(f"seed {seed} is judged", flush=True)
     if sys.argv[1:]:
         return 0
-    found = [dict(np.load(checkpoint(seed))) for seed in SEEDS]
-    costs = {name: bank.operations(n.size, 32, 32) for name, n in bank.NETWORKS.items()}
-    costs["router"] = router.operations(len(SIZES))
-    recording.write(
-        "router",
-        headlines(found),
-        {"device": "cpu", "threads": 1, "seeds": list(SEEDS)},
-        operations=costs,
-        curves=curves(found),
-        meaning=meaning(found),
-        milliseconds=times(found),
-    )
-    for seed in SEEDS:
-        checkpoint(seed).unlink()
+    write(SEEDS)
     return 0
 
 

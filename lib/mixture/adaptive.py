@@ -35,6 +35,7 @@ class Mixture(NamedTuple):
 
     @property
     def sizes(self) -> list[Size]:
+        """Of the members."""
         return [member.size for member in self.members]
 
 

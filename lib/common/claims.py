@@ -44,6 +44,11 @@ ABOUT_HOLM = (
     "Each decision alone is wrong in at most 5 %; of many, some are. These are the decisions whose p-value is not tiny, "
     "before and after Holm's correction; the others stand by a wide margin."
 )
+ABOUT_SEEN = (
+    "That an effect was not found says little where the test was too blunt to find it. Beside every announced comparison "
+    "that was not confirmed: the smallest true effect that this many cases show in four tests of five."
+)
+NORMAL_OF_POWER = 0.8416  # the normal quantile of a power of 80 %
 MARKS = {
     SUPPORTED: "✓",
     EXCEEDED: "↑",
@@ -517,6 +522,29 @@ def boundary_p(verdict: Verdict) -> float:
     return math.erfc(distance / deviation / math.sqrt(2))
 
 
+def seen_table(verdicts: list[Verdict]) -> Table:
+    """Announced comparisons that were not confirmed, beside the smallest effect that could have been seen."""
+    rows = []
+    for v in announced(verdicts):
+        confirmed = not is_refuted(v) and v.verdict != INCONCLUSIVE
+        if v.claim.kind != "comparison" or confirmed or not has_interval(v.entry):
+            continue
+        unit = v.entry.get("unit", "")
+        rows.append([v.claim.announced, measured(v), f"{smallest_effect(v):.2g} {unit}".strip()])
+    return Table(["announced", "measured", "smallest effect that would have shown"], rows)
+
+
+def smallest_effect(verdict: Verdict) -> float:
+    """The smallest true effect that an interval of this width shows to differ from zero in four tests of five.
+
+    A two-sided test at 5 % finds an effect of (1.96 + 0.84) deviations of the estimate with a power of 80 % (normal); the
+    interval is 2 * 1.96 deviations wide.
+    """
+    low, high = interval(verdict.entry)
+    deviation = (high - low) / (2 * intervals.NORMAL)
+    return (intervals.NORMAL + NORMAL_OF_POWER) * deviation
+
+
 def target_table(verdicts: list[Verdict]) -> Table:
     """Our own targets of all systems, what was measured, and whether they are met."""
     rows = []
@@ -553,6 +581,9 @@ def verdict_page(verdicts: list[Verdict], metrics: dict[str, dict] | None = None
     corrected = holm_table(verdicts)
     if corrected.rows:
         parts += ["## Many tests at once", ABOUT_HOLM, str(corrected)]
+    seen = seen_table(verdicts)
+    if seen.rows:
+        parts += ["## What could have been seen", ABOUT_SEEN, str(seen)]
     for system, name in SYSTEMS.items():
         chosen = announced(verdicts, system)
         if chosen:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from lib.common import claims, params
@@ -521,3 +522,30 @@ def test_every_entry_says_what_it_counts_and_where_it_was_announced():
             assert entry.unit_of_replication, entry.id
         if entry.rule.interval:
             assert entry.tolerance_reason, entry.id
+
+
+# what could have been seen
+
+
+def test_the_smallest_effect_is_found_in_four_tests_of_five():
+    """Estimates drawn around the smallest effect, deviation 1: the share whose interval leaves out zero."""
+    normal = claims.intervals.NORMAL
+    entry = {"value": 0.0, "n": 9, "low": -normal, "high": normal}
+    verdict = claims.judge(claim({"at_least": 3}, kind="comparison"), {"gain_db": entry})
+    effect = claims.smallest_effect(verdict)
+    estimates = np.random.default_rng(0).normal(effect, 1, 200_000)
+    assert abs((np.abs(estimates) > normal).mean() - 0.8) < 0.005
+
+
+def test_only_comparisons_that_were_not_confirmed_stand_beside_what_could_be_seen():
+    entry = {"value": 0.0, "n": 9, "low": -1.0, "high": 1.0, "unit": "dB"}
+
+    def rows(rule, kind, **changes):
+        verdict = claims.judge(claim(rule, kind=kind), {"gain_db": entry | changes})
+        return claims.seen_table([verdict]).rows
+
+    (row,) = rows({"at_least": 3}, "comparison")
+    assert row[-1] == "1.4 dB"
+    assert rows({"at_least": 0.5}, "comparison")  # inconclusive
+    assert not rows({"at_most": 3}, "comparison")  # supported
+    assert not rows({"at_least": 3}, "measurement")

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 from lib.common import claims, tables
@@ -294,9 +295,10 @@ def names_added(code: str) -> list[list[str]]:
 
 
 def anchor(heading: str) -> str:
-    """The anchor that a heading gets: lower case, words joined by hyphens."""
-    kept = re.sub(r"[^\w\- ]", "", heading.lower())
-    return re.sub(r"-+", "-", kept.replace(" ", "-")).strip("-")
+    """The anchor that a heading gets from docutils: lower case, hyphens for all but letters and digits, a letter first."""
+    plain = unicodedata.normalize("NFKD", heading.lower()).encode("ascii", "ignore").decode()
+    joined = re.sub(r"[^a-z0-9]+", "-", plain)
+    return re.sub(r"^[-0-9]+|-+$", "", joined)
 
 
 def summary(verdicts: list[claims.Verdict]) -> str:

@@ -4,6 +4,7 @@ Needs what `make site` installs, and for the second half a Chromium or Chrome; w
 """
 
 import functools
+import html
 import html.parser
 import http.server
 import importlib.util
@@ -172,6 +173,26 @@ def test_the_landing_page_shows_every_claim_with_its_verdict(site):
     assert rows == len(ledger)
     announced = [claim for claim in ledger if not claim.own]
     assert f"{len(announced)} announced claims" in text
+
+
+def test_every_entry_of_the_ledger_has_a_page_that_the_landing_page_links_to(site, pages):
+    ledger = {claim.id for claim in claims.load_ledger()}
+    found = {path.stem for path in pages if path.parent == site / "claims"}
+    assert found == ledger
+    landing_page = pages[site / "index.html"]
+    linked = {Path(link).stem for link in landing_page.links if link.startswith("claims/")}
+    amended = {claim.amends for claim in claims.load_ledger()}
+    assert ledger - amended <= linked
+
+
+def test_the_page_of_a_claim_says_its_words_its_verdict_and_how_to_try_again(site):
+    for verdict in claims.judge_all(claims.read_best()):
+        name = verdict.claim.id
+        text = html.unescape((site / "claims" / f"{name}.html").read_text(encoding="utf-8"))
+        assert verdict.claim.announced in text, name
+        assert verdict.claim.test in text, name
+        assert f"{claims.MARKS[verdict.verdict]}</span> {verdict.verdict}</span>" in text, name
+        assert f"python -m lib retry {name}" in text, name
 
 
 def test_the_landing_page_begins_as_the_readme_does(site):

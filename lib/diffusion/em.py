@@ -53,12 +53,10 @@ class Prior:
 def extract(images, patch):
     """All patches (N, D) of images (B, 3, H, W), row by row, N = B (H - p + 1)(W - p + 1); checks the images."""
     images = graph.check_images(images, patch)
-    windows = np.lib.stride_tricks.sliding_window_view(
-        images, (patch, patch), axis=(2, 3)
-    )  # (B, 3, H', W', p, p)
-    return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(
-        -1, 3 * patch**2
-    )  # (N, D)
+    sides = (patch, patch)
+    windows = np.lib.stride_tricks.sliding_window_view(images, sides, axis=(2, 3))
+    windows = windows.transpose(0, 2, 3, 1, 4, 5)  # (B, H', W', 3, p, p)
+    return np.ascontiguousarray(windows).reshape(-1, 3 * patch**2)  # (N, D)
 
 
 def overlap(patches, shape, size):
@@ -66,7 +64,8 @@ def overlap(patches, shape, size):
     batch, _, height, width = shape
     rows, columns = height - size + 1, width - size + 1
     cells = patches.reshape(batch, rows, columns, 3, size, size)
-    out, count = np.zeros(shape, np.float32), np.zeros((height, width), np.float32)
+    out = np.zeros(shape, np.float32)
+    count = np.zeros((height, width), np.float32)  # patches that cover a pixel
     for i in range(size):
         for j in range(size):
             out[:, :, i : i + rows, j : j + columns] += cells[..., i, j].transpose(0, 3, 1, 2)
@@ -109,11 +108,9 @@ def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0):
     patches = np.asarray(patches, np.float32)
     if patches.ndim != 2 or not np.isfinite(patches).all():
         raise ValueError("patches must be a finite array (N, D); look for NaN or infinite pixels")
-    if (
-        len(patches) < max(2 * components, rank)
-        or not 1 <= rank <= patches.shape[1]
-        or components < 1
-    ):
+    enough = len(patches) >= max(2 * components, rank)
+    possible = components >= 1 and 1 <= rank <= patches.shape[1]
+    if not (enough and possible):
         raise ValueError(
             f"{components} components of rank {rank} need more than patches of shape {patches.shape}"
         )
@@ -128,68 +125,115 @@ def fit_prior(patches, components, rank, iterations, *, seed, sigma=0.0):
 
 
 def _start(patches, components, rank, seed, sigma):
-    """Principal directions, then K clusters from a few k-means rounds with shrunk covariances."""
-    rng, mean = (
-        np.random.default_rng(seed),
-        patches.mean(axis=0, dtype=np.float64).astype(np.float32),
-    )
-    variances, basis = np.linalg.eigh(np.cov((patches - mean).T.astype(np.float64)))
-    variances, basis = variances[::-1], np.ascontiguousarray(basis[:, ::-1], np.float32)
+    """The Prior before the first step, and the patches in its directions (N, R)."""
+    rng = np.random.default_rng(seed)
+    mean, variances, basis = _principal_directions(patches)
     coordinates = (patches - mean) @ basis[:, :rank]  # (N, R)
-    sample = coordinates[rng.permutation(len(coordinates))[: 200 * components]]
+    drawn = rng.permutation(len(coordinates))[: 200 * components]
+    centres, spread = _clusters(coordinates[drawn], components, variances[:rank])
+    values, vectors = _floored(spread, sigma)
+    prior = Prior(
+        mean=mean,
+        basis=basis,
+        rest=np.maximum(variances[rank:] - sigma**2, FLOOR).astype(np.float32),
+        weights=np.full(components, 1 / components),
+        means=centres,
+        vectors=vectors,
+        values=values,
+        class_weights=np.empty((0, components), np.float32),
+    )
+    return prior, coordinates
+
+
+def _principal_directions(patches):
+    """Mean (D,), variances (D,) from the largest down, and directions (D, D) in that order, of patches (N, D)."""
+    mean = patches.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = (patches - mean).astype(np.float64)
+    variances, basis = np.linalg.eigh(np.cov(centred.T))  # from the smallest up
+    return mean, variances[::-1], np.ascontiguousarray(basis[:, ::-1], np.float32)
+
+
+def _clusters(sample, components, variances, rounds=6):
+    """Centres (K, R) by a few rounds of k-means on sample (N, R), and covariances (K, R, R).
+
+    Each covariance is drawn towards a tenth of the common variances (R,), with the weight of R patches.
+    """
+    rank = sample.shape[1]
     centres = sample[:components].copy()
-    for _ in range(6):
-        owner = np.argmin((centres**2).sum(1) - 2 * sample @ centres.T, axis=1)
+    for _ in range(rounds):
+        # |x - c|^2 without |x|^2, which is the same for all centres
+        distances = (centres**2).sum(1) - 2 * sample @ centres.T  # (N, K)
+        owner = np.argmin(distances, axis=1)
         for k in np.unique(owner):
             centres[k] = sample[owner == k].mean(axis=0)
-    shared = np.diag(variances[:rank])
+    shared = np.diag(variances)
     spread = np.empty((components, rank, rank))
     for k in range(components):
         own = sample[owner == k] - centres[k]
         spread[k] = (own.T @ own + 0.1 * rank * shared) / (len(own) + rank)
-    values, vectors = _floored(spread, sigma)
-    rest = np.maximum(variances[rank:] - sigma**2, FLOOR).astype(np.float32)
-    none = np.empty((0, components), np.float32)
-    return Prior(
-        mean, basis, rest, np.full(components, 1 / components), centres, vectors, values, none
-    ), coordinates
+    return centres, spread
 
 
 def _floored(covariances, sigma):
+    """Variances without the noise, at least FLOOR, and directions of covariances (K, R, R): (K, R), (K, R, R)."""
     values, vectors = np.linalg.eigh(covariances)
-    return np.maximum(values - sigma**2, FLOOR).astype(np.float32), vectors.astype(np.float32)
+    clean = np.maximum(values - sigma**2, FLOOR)
+    return clean.astype(np.float32), vectors.astype(np.float32)
 
 
 def _em_step(prior, coordinates, sigma):
+    """One E and one M step on coordinates (N, R): the new Prior, and the mean log-likelihood of the old one."""
+    mass, first, second, likelihood = _expectations(prior, coordinates, sigma)
+    new = _maximise(prior, mass, first, second, sigma)
+    return new, likelihood / len(coordinates)
+
+
+def _expectations(prior, coordinates, sigma):
+    """The E step's sums over patches y: g, g (y - mu), g (y - mu)(y - mu)' for each component, and log p(y).
+
+    Returns:
+        (K,), (K, R), (K, R, R) and a number, float64.
+    """
     components, rank = prior.means.shape
-    mass, first = np.zeros(components), np.zeros((components, rank))
-    second, likelihood = np.zeros((components, rank, rank)), 0.0
+    mass = np.zeros(components)
+    first = np.zeros((components, rank))
+    second = np.zeros((components, rank, rank))
+    likelihood = 0.0
     for start in range(0, len(coordinates), CHUNK):
         block = coordinates[start : start + CHUNK]
         share, logs = attention(log_joint(prior, block, sigma))
         likelihood += logs.sum(dtype=np.float64)
         for k in range(components):
-            near = np.flatnonzero(share[:, k] > 1e-6)
+            near = np.flatnonzero(share[:, k] > 1e-6)  # the rest adds nothing
             off = block[near] - prior.means[k]
             weighted = off * share[near, k, None]
             mass[k] += share[near, k].sum(dtype=np.float64)
             first[k] += weighted.sum(axis=0, dtype=np.float64)
             second[k] += weighted.T @ off
-    alive = (
-        mass > rank / 10
-    )  # an almost empty component keeps its shape, so that it cannot collapse onto a patch
-    shift = first / np.maximum(mass, 1e-9)[:, None]
-    spread = second / np.maximum(mass, 1e-9)[:, None, None] - shift[:, :, None] * shift[:, None, :]
-    values, vectors = _floored(np.where(alive[:, None, None], spread, np.eye(rank)), sigma)
-    keep = alive[:, None]
-    new = replace(
+    return mass, first, second, likelihood
+
+
+def _maximise(prior, mass, first, second, sigma):
+    """The M step: the Prior that the E step's sums make likeliest.
+
+    An almost empty component keeps its shape, so that it cannot collapse onto a patch.
+    """
+    rank = prior.means.shape[1]
+    alive = mass > rank / 10  # (K,)
+    counted = np.maximum(mass, 1e-9)
+    shift = first / counted[:, None]  # (K, R), new mean minus old
+    outer = shift[:, :, None] * shift[:, None, :]
+    spread = second / counted[:, None, None] - outer  # (K, R, R)
+    spread = np.where(alive[:, None, None], spread, np.eye(rank))
+    values, vectors = _floored(spread, sigma)
+    means = np.where(alive[:, None], prior.means + shift, prior.means)
+    return replace(
         prior,
         weights=mass / mass.sum(),
-        means=np.where(keep, prior.means + shift, prior.means).astype(np.float32),
-        values=np.where(keep, values, prior.values),
-        vectors=np.where(keep[..., None], vectors, prior.vectors),
+        means=means.astype(np.float32),
+        values=np.where(alive[:, None], values, prior.values),
+        vectors=np.where(alive[:, None, None], vectors, prior.vectors),
     )
-    return new, likelihood / len(coordinates)
 
 
 def estimate_noise(images, patch=5):
@@ -218,34 +262,38 @@ def denoise(images, prior, sigma, weights=None):
     out = np.empty_like(images)
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
-        out[part] = _posterior_mean(
-            images[part], prior, sigma, None if weights is None else weights[part]
-        )
+        own = None if weights is None else weights[part]
+        out[part] = _posterior_mean(images[part], prior, sigma, own)
     return out
 
 
 def _posterior_mean(images, prior, sigma, weights):
+    """`denoise` for a few images that were checked."""
     patches = extract(images, prior.patch)
-    rank, per_image = prior.means.shape[1], len(patches) // len(images)
-    all_coordinates = (patches - prior.mean) @ prior.basis  # (N, D)
-    mixture, rest = (
-        all_coordinates[:, :rank],
-        all_coordinates[:, rank:] * (prior.rest / (prior.rest + sigma**2)),
-    )
+    rank = prior.means.shape[1]
+    coordinates = (patches - prior.mean) @ prior.basis  # (N, D)
+    mixture = coordinates[:, :rank]
+    rest = coordinates[:, rank:] * (prior.rest / (prior.rest + sigma**2))
     scores = log_joint(prior, mixture, sigma)
     if weights is not None:
-        scores += np.repeat(np.log(weights / prior.weights), per_image, axis=0).astype(np.float32)
+        change = np.log(weights / prior.weights)  # (B, K)
+        scores += np.repeat(change, len(patches) // len(images), axis=0).astype(np.float32)
     share, _ = attention(scores)
     estimate = np.zeros_like(mixture)
     for k in range(len(prior.weights)):
-        near = np.flatnonzero(share[:, k] > 1e-4)
-        shrink = (
-            prior.vectors[k] * (prior.values[k] / (prior.values[k] + sigma**2))
-        ) @ prior.vectors[k].T
-        shrunk = prior.means[k] + (mixture[near] - prior.means[k]) @ shrink.astype(np.float32)
+        near = np.flatnonzero(share[:, k] > 1e-4)  # the rest adds nothing
+        shrink = _shrinkage(prior, k, sigma)
+        shrunk = prior.means[k] + (mixture[near] - prior.means[k]) @ shrink
         estimate[near] += share[near, k, None] * shrunk
     full = np.concatenate([estimate, rest], axis=1) @ prior.basis.T + prior.mean  # (N, D)
     return overlap(full, images.shape, prior.patch)
+
+
+def _shrinkage(prior, k, sigma):
+    """C_k (C_k + sigma^2 I)^-1 of component k, (R, R) float32."""
+    vectors, values = prior.vectors[k], prior.values[k]
+    shrink = (vectors * (values / (values + sigma**2))) @ vectors.T
+    return shrink.astype(np.float32)
 
 
 def fit_class_weights(prior, images, labels, rounds=5, sigma=0.0):
@@ -260,21 +308,17 @@ def fit_class_weights(prior, images, labels, rounds=5, sigma=0.0):
         base = _component_scores(prior, images[labels == c], sigma)  # (N, K)
         weights = prior.weights.copy()
         for _ in range(rounds):
-            weights = (
-                attention(base + np.log(weights).astype(np.float32))[0].mean(
-                    axis=0, dtype=np.float64
-                )
-                + 1e-6
-            )
+            share, _ = attention(base + np.log(weights).astype(np.float32))
+            weights = share.mean(axis=0, dtype=np.float64) + 1e-6  # no component dies out
             weights /= weights.sum()
         table[c] = weights
     return replace(prior, class_weights=table)
 
 
 def _component_scores(prior, images, sigma):
-    coordinates = (extract(images, prior.patch) - prior.mean) @ prior.basis[
-        :, : prior.means.shape[1]
-    ]
+    """log N(y_i; mu_k, C_k + sigma^2 I) without the weights, for all patches of images: (N, K) float32."""
+    leading = prior.basis[:, : prior.means.shape[1]]
+    coordinates = (extract(images, prior.patch) - prior.mean) @ leading  # (N, R)
     return log_joint(prior, coordinates, sigma) - np.log(prior.weights).astype(np.float32)
 
 
@@ -285,10 +329,11 @@ def class_posterior(prior, images, sigma):
     """
     if not len(prior.class_weights):
         raise ValueError("the prior has no class weights; make them with fit_class_weights")
-    base = _component_scores(prior, images, sigma)
-    logs = [
-        attention(base + np.log(w).astype(np.float32))[1].reshape(len(images), -1)
-        for w in prior.class_weights
-    ]
-    evidence = np.stack(logs, axis=1).sum(axis=2, dtype=np.float64) / prior.patch**2  # (B, 10)
-    return attention(evidence)[0]
+    base = _component_scores(prior, images, sigma)  # (N, K)
+    logs = []
+    for weights in prior.class_weights:
+        _, patch_logs = attention(base + np.log(weights).astype(np.float32))
+        logs.append(patch_logs.reshape(len(images), -1))  # (B, patches of an image)
+    evidence = np.stack(logs, axis=1).sum(axis=2, dtype=np.float64)  # (B, 10)
+    posterior, _ = attention(evidence / prior.patch**2)
+    return posterior

@@ -66,9 +66,16 @@ def head_rows(outputs):
 
 def standardised(found):
     """Features (B, M, H, W) with mean 0 and deviation 1 over all pixels, the mean (M,) and the deviation (M,)."""
-    mean = found.mean((0, 2, 3), dtype=np.float64).astype(np.float32)
-    scale = found.std((0, 2, 3), dtype=np.float64).astype(np.float32) + np.float32(1e-3)
-    return (found - mean[:, None, None]) / scale[:, None, None], mean, scale
+    pixels = (0, 2, 3)  # every axis but the features'
+    mean = found.mean(pixels, dtype=np.float64).astype(np.float32)  # (M,)
+    scale = found.std(pixels, dtype=np.float64).astype(np.float32)  # (M,)
+    scale += np.float32(1e-3)  # a feature that never changes
+    return standardise(found, mean, scale), mean, scale
+
+
+def standardise(found, mean, scale):
+    """Features (B, M, H, W) in units of a deviation (M,) around a mean (M,)."""
+    return (found - mean[:, None, None]) / scale[:, None, None]
 
 
 def pilot_of(outputs, weights):
@@ -116,16 +123,13 @@ def sure_pixels(noisy, outputs, sigma, settings, weights, *, seed):
 
     The probe of image b depends on (seed, b) only.
     """
-    coins = [
-        np.random.default_rng([seed, b]).integers(0, 2, noisy.shape[1:]) for b in range(len(noisy))
-    ]
-    probe = np.stack(coins).astype(np.float32) * 2 - 1  # (B, 3, H, W) of +-1
+    probe = heads.probes(noisy.shape, seed)  # (B, 3, H, W) of +-1
     moved = noisy + np.float32(STEP) * probe
     moved_outputs = all_heads(moved, sigma, settings)
     found, announced = gates.features(noisy, outputs, sigma)
     found, mean, scale = standardised(found)
     moved_found, _ = gates.features(moved, moved_outputs, sigma)
-    moved_found = (moved_found - mean[:, None, None]) / scale[:, None, None]
+    moved_found = standardise(moved_found, mean, scale)
     pilot = pilot_of(outputs, weights)
     variance = heads.clip_variance(np.clip(pilot, 0, 1), sigma)
     divergence = (pilot_of(moved_outputs, weights) - pilot) * probe / np.float32(STEP)

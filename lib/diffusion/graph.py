@@ -71,18 +71,31 @@ def tree_neighbours(centres, radius):
 @cache
 def filter_bank(size, count):
     """The `count` smoothest of the 3 size^2 orthonormal colour-DCT filters, (M, 3, size, size) float32."""
+    basis = cosines(size)
+    ranked = []
+    for colour, down, across in np.ndindex(3, size, size):
+        # luminance first: a chroma filter counts as one and a half frequencies higher
+        roughness = down + across + (1.5 if colour > 0 else 0.0)
+        ranked.append((roughness, colour, down, across))
+    bank = []
+    for _, colour, down, across in sorted(ranked)[:count]:
+        bank.append(np.einsum("c,y,x->cyx", OPPONENT[colour], basis[down], basis[across]))
+    return np.ascontiguousarray(bank, np.float32)  # (M, 3, size, size)
+
+
+def cosines(size):
+    """The orthonormal DCT of `size` values, (size, size) float64: a row for each frequency."""
     i = np.arange(size)
     basis = np.cos(np.pi * (2 * i + 1) * i[:, None] / (2 * size)) * np.sqrt(2 / size)
-    basis[0] = np.sqrt(1 / size)  # (k, k) orthonormal DCT
-    # luminance first: a chroma filter counts as one and a half frequencies higher
-    order = sorted((u + v + 1.5 * (c > 0), c, u, v) for c in range(3) for u in i for v in i)[:count]
-    bank = [np.einsum("c,y,x->cyx", OPPONENT[c], basis[u], basis[v]) for _, c, u, v in order]
-    return np.ascontiguousarray(bank, np.float32)  # (M, 3, k, k)
+    basis[0] = np.sqrt(1 / size)  # the constant
+    return basis
 
 
 def features(images, bank):
     """Filter responses (B, M, H, W) of images (B, 3, H, W), mirrored at the border."""
-    padded = np.pad(images, ((0, 0), (0, 0), *[(bank.shape[2] // 2,) * 2] * 2), mode="symmetric")
+    reach = bank.shape[2] // 2
+    margins = ((0, 0), (0, 0), (reach, reach), (reach, reach))
+    padded = np.pad(images, margins, mode="symmetric")
     out = np.zeros((len(images), len(bank), *images.shape[2:]), np.float32)  # (B, M, H, W)
     kernels.convolve(padded, bank, out)
     return out
@@ -141,17 +154,19 @@ def sinkhorn(weights, radius, rounds=20):
 
     A node without neighbours keeps its own value. Source: Chan, Zickler and Lu, above; Sinkhorn 1964.
     """
-    offsets, scale = stencil(radius), np.ones((len(weights), 1, *weights.shape[2:]), np.float32)
-    out, reach, (height, width) = weights.copy(), int(radius), weights.shape[2:]
+    batch, _, height, width = weights.shape
+    scale = np.ones((batch, 1, height, width), np.float32)  # r
+    out = weights.copy()
     out[:, :1] += apply(weights, scale, radius) < 1e-12
     for _ in range(rounds):
         scale = np.sqrt(scale / apply(out, scale, radius))  # damped: converges without oscillation
-    padded = np.pad(scale[:, 0], ((0, 0), (reach, reach), (reach, reach)))
-    for s, (dy, dx) in enumerate(offsets):
-        out[:, s] *= (
-            scale[:, 0]
-            * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-        )
+    reach = int(radius)
+    own = scale[:, 0]  # r_i (B, H, W)
+    padded = np.pad(own, ((0, 0), (reach, reach), (reach, reach)))
+    for s, (dy, dx) in enumerate(stencil(radius)):
+        rows = slice(reach + dy, reach + dy + height)
+        columns = slice(reach + dx, reach + dx + width)
+        out[:, s] *= own * padded[:, rows, columns]  # r_j
     return out
 
 
@@ -177,21 +192,37 @@ def diffuse(walk, images, radius, tau, kind="step"):
         raise ValueError(
             f"tau = {tau} is not allowed for {kind!r}: from 0 to 1 for a step, not negative otherwise"
         )
-    tau = np.float32(tau)
-    if kind == "step":
-        return images + tau * (apply(walk, images, radius) - images) if tau else images
-    if kind == "heat":  # exp(-tau) sum_n tau^n / n! P^n, in slices of time of at most 2
-        for _ in range(slices := max(1, int(np.ceil(tau / 2)))):
-            term, t = images, tau / np.float32(slices)
-            total = term.copy()
-            for n in range(1, 14):
-                term = apply(walk, term, radius) * np.float32(t / n)
-                total += term
-            images = total * np.float32(np.exp(-t))
+    kinds = {"step": _step, "heat": _heat, "resolvent": _resolvent}
+    if kind not in kinds:
+        raise ValueError(f"unknown kind {kind!r}: step, heat or resolvent")
+    if tau == 0 and kind != "heat":
         return images
-    if kind == "resolvent":  # fixed point at the rate tau / (1 + tau)
-        x = images
-        for _ in range(int(np.ceil(np.log(1e-5) / np.log(tau / (1 + tau)))) if tau else 0):
-            x = (images + tau * apply(walk, x, radius)) / (1 + tau)
-        return x
-    raise ValueError(f"unknown kind {kind!r}: step, heat or resolvent")
+    return kinds[kind](walk, images, radius, np.float32(tau))
+
+
+def _step(walk, images, radius, tau):
+    """x - tau (I - P) x."""
+    return images + tau * (apply(walk, images, radius) - images)
+
+
+def _heat(walk, images, radius, tau, terms=13):
+    """exp(-t) sum_n t^n / n! P^n x, in slices of time t of at most 2."""
+    slices = max(1, int(np.ceil(tau / 2)))
+    t = tau / np.float32(slices)
+    for _ in range(slices):
+        term = images
+        total = term.copy()
+        for n in range(1, terms + 1):
+            term = apply(walk, term, radius) * np.float32(t / n)
+            total += term
+        images = total * np.float32(np.exp(-t))
+    return images
+
+
+def _resolvent(walk, images, radius, tau):
+    """The fixed point of x = (y + tau P x) / (1 + tau), until the error is a hundred-thousandth of the first."""
+    rate = tau / (1 + tau)
+    x = images
+    for _ in range(int(np.ceil(np.log(1e-5) / np.log(rate)))):
+        x = (images + tau * apply(walk, x, radius)) / (1 + tau)
+    return x

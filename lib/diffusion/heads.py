@@ -44,14 +44,13 @@ def _clip_curves(sigma):
         raise ValueError(
             f"sigma must be above 0 and at most 1 (pixel values in [0, 1]), got {sigma}"
         )
-    a, b = -GRID / sigma, (1 - GRID) / sigma
-    inside, low, high = norm.cdf(b) - norm.cdf(a), norm.pdf(a), norm.pdf(b)
+    a, b = -GRID / sigma, (1 - GRID) / sigma  # the clamps, in units of the noise
+    inside = norm.cdf(b) - norm.cdf(a)  # probability of no clamp; 1 - cdf(b): of white
+    low, high = norm.pdf(a), norm.pdf(b)
     mean = GRID * inside + sigma * (low - high) + 1 - norm.cdf(b)
-    second = (
-        GRID**2 * inside
-        + 2 * GRID * sigma * (low - high)
-        + sigma**2 * (inside + a * low - b * high)
-    )
+    cross = 2 * GRID * sigma * (low - high)
+    noise = sigma**2 * (inside + a * low - b * high)
+    second = GRID**2 * inside + cross + noise  # of E[clip^2], the part without a clamp
     return mean, second + 1 - norm.cdf(b) - mean**2
 
 
@@ -80,26 +79,71 @@ def head_outputs(images, sigma, settings=Settings()):
     """
     _clip_curves(sigma)  # refuses a sigma out of range
     images = graph.check_images(images)
-    s, shape = settings, (len(images), *images.shape[2:])
-    noise = np.full(shape, sigma**2, np.float32)
-    texture = graph.features(images, graph.filter_bank(3, 9))
-    near = {"sigma_s": s.sigma_s, "radius": s.radius}
-    walk = graph.edge_weights(texture, noise, sigma_f=s.sigma_f, patch=3, **near)
-    first = graph.apply(walk, images, s.radius)
-    out = [graph.diffuse(walk, first, s.radius, s.tau)]
-    structure = graph.features(images, graph.filter_bank(5, 12))
-    walk = graph.edge_weights(structure, noise, sigma_f=s.sigma_f, patch=5, **near)
-    out.append(graph.apply(walk, images, s.radius))
-    guide = graph.features(first, graph.filter_bank(1, 3))
-    small = np.full(
-        shape, 1e-4, np.float32
-    )  # what noise is left in the guide: a hundredth of the range
-    walk = graph.edge_weights(guide, small, sigma_f=s.colour / 0.01, **near)
-    out.append(graph.apply(graph.random_walk(walk), images, s.radius))
-    nothing = np.zeros((shape[0], 0, *shape[1:]), np.float32)
-    walk = graph.edge_weights(nothing, noise, sigma_f=1.0, sigma_s=s.spatial, radius=3)
-    out.append(graph.apply(graph.random_walk(walk), images, 3))
-    return np.stack(out)  # (K, B, 3, H, W)
+    noise = np.full((len(images), *images.shape[2:]), sigma**2, np.float32)  # (B, H, W)
+    first, texture = texture_head(images, noise, settings)
+    return np.stack(
+        [
+            texture,
+            structure_head(images, noise, settings),
+            colour_head(images, first, settings),
+            spatial_head(images, settings),
+        ]
+    )  # (K, B, 3, H, W)
+
+
+def texture_head(images, noise, settings):
+    """Patch-wise average by 3x3 features, without and with the step of length tau: (B, 3, H, W) each."""
+    found = graph.features(images, graph.filter_bank(3, 9))
+    walk = graph.edge_weights(
+        found,
+        noise,
+        sigma_f=settings.sigma_f,
+        sigma_s=settings.sigma_s,
+        radius=settings.radius,
+        patch=3,
+    )
+    first = graph.apply(walk, images, settings.radius)
+    return first, graph.diffuse(walk, first, settings.radius, settings.tau)
+
+
+def structure_head(images, noise, settings):
+    """Patch-wise average by 5x5 features: (B, 3, H, W)."""
+    found = graph.features(images, graph.filter_bank(5, 12))
+    walk = graph.edge_weights(
+        found,
+        noise,
+        sigma_f=settings.sigma_f,
+        sigma_s=settings.sigma_s,
+        radius=settings.radius,
+        patch=5,
+    )
+    return graph.apply(walk, images, settings.radius)
+
+
+def colour_head(images, guide, settings):
+    """Average of pixels whose colours are alike in the guide (B, 3, H, W), a first estimate: (B, 3, H, W)."""
+    found = graph.features(guide, graph.filter_bank(1, 3))
+    # what noise is left in the guide: a hundredth of the range
+    left = np.full((len(images), *images.shape[2:]), 1e-4, np.float32)
+    weights = graph.edge_weights(
+        found,
+        left,
+        sigma_f=settings.colour / 0.01,
+        sigma_s=settings.sigma_s,
+        radius=settings.radius,
+    )
+    return graph.apply(graph.random_walk(weights), images, settings.radius)
+
+
+def spatial_head(images, settings, radius=3):
+    """Average by distance alone: (B, 3, H, W)."""
+    batch, _, height, width = images.shape
+    nothing = np.zeros((batch, 0, height, width), np.float32)  # no features
+    unused = np.ones((batch, height, width), np.float32)  # the noise in them
+    weights = graph.edge_weights(
+        nothing, unused, sigma_f=1.0, sigma_s=settings.spatial, radius=radius
+    )
+    return graph.apply(graph.random_walk(weights), images, radius)
 
 
 def probed_heads(images, sigma, settings=Settings(), *, seed, indices=None, clamp=True, step=0.01):
@@ -110,22 +154,25 @@ def probed_heads(images, sigma, settings=Settings(), *, seed, indices=None, clam
         The probe of image b depends on (seed, indices[b]) only; without indices on (seed, b).
     """
     outputs = head_outputs(images, sigma, settings)
-    names = range(len(images)) if indices is None else indices
-    coins = [
-        np.random.default_rng([seed, int(name)]).integers(0, 2, images.shape[1:]) for name in names
-    ]
-    probe = np.stack(coins).astype(np.float32) * 2 - 1  # (B, 3, H, W) of +-1
+    probe = probes(images.shape, seed, indices)
     moved = head_outputs(images + np.float32(step) * probe, sigma, settings)
     pilot = outputs[:3].mean(axis=0)
     variance = clip_variance(pilot, sigma) if clamp else np.float32(sigma**2)
     divergence = (moved - outputs) * (variance * probe / np.float32(step))
-    axes = "kbchw,bchw->bk"
-    rhs = (
-        np.einsum(axes, outputs, images, dtype=np.float64)
-        - divergence.sum(axis=(2, 3, 4), dtype=np.float64).T
-    )
-    gram = np.einsum("kbchw,lbchw->bkl", outputs, outputs, dtype=np.float64)
+    correlation = np.einsum("kbchw,bchw->bk", outputs, images, dtype=np.float64)  # F'y
+    rhs = correlation - divergence.sum(axis=(2, 3, 4), dtype=np.float64).T  # (B, K)
+    gram = np.einsum("kbchw,lbchw->bkl", outputs, outputs, dtype=np.float64)  # F'F
     return outputs, gram / images[0].size, rhs / images[0].size
+
+
+def probes(shape, seed, indices=None):
+    """Random +-1 of `shape` (B, 3, H, W), float32; that of image b depends on (seed, indices[b] or b) only."""
+    names = range(shape[0]) if indices is None else indices
+    out = np.empty(shape, np.float32)
+    for b, name in enumerate(names):
+        coins = np.random.default_rng([seed, int(name)]).integers(0, 2, shape[1:])
+        out[b] = 2 * coins - 1
+    return out
 
 
 def attend(gram, rhs, anchor, ridge):
@@ -133,9 +180,8 @@ def attend(gram, rhs, anchor, ridge):
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative, got {ridge}")
     system = gram + ridge * np.eye(gram.shape[-1])
-    return np.linalg.solve(system, (rhs + ridge * np.asarray(anchor))[..., None])[
-        ..., 0
-    ]  # (B, K) or (K,)
+    right = rhs + ridge * np.asarray(anchor)  # (B, K) or (K,)
+    return np.linalg.solve(system, right[..., None])[..., 0]
 
 
 def mix(outputs, weights):
@@ -159,19 +205,25 @@ def tune(noisy, sigma, settings, *, seed, grids=GRIDS, rounds=1):
         the best Settings, and the trail: a dict a trial with the parameter, its value, `risk` = SURE of the best global
         mix (mean squared error, up to the noise's own share) and these `weights` (K,). The last entry is the best.
     """
-    trail, best = [], None
+    trail = []
+    best_risk = np.inf
     for name, values in [*grids.items()] * rounds:
         for value in values:
             trial = replace(settings, **{name: value})
-            risk, weights = global_weights(*probed_heads(noisy, sigma, trial, seed=seed)[1:])
-            trail.append({"parameter": name, "value": value, "risk": risk, "weights": weights})
-            if best is None or risk < best[0] - 1e-9:
-                best = (risk, trial, trail[-1])
-        settings = best[1]
-    return settings, [*trail, best[2]]
+            _, gram, rhs = probed_heads(noisy, sigma, trial, seed=seed)
+            risk, weights = global_weights(gram, rhs)
+            entry = {"parameter": name, "value": value, "risk": risk, "weights": weights}
+            trail.append(entry)
+            if risk < best_risk - 1e-9:
+                best_risk, best_settings, best_entry = risk, trial, entry
+        settings = best_settings
+    return settings, [*trail, best_entry]
 
 
 def global_weights(gram, rhs):
     """One set of weights (K,) for all images, and its SURE without the constant term E[y^2] - v: (risk, weights)."""
-    weights = attend(gram.mean(0), rhs.mean(0), np.full(gram.shape[-1], 1 / gram.shape[-1]), 1e-6)
-    return float(weights @ gram.mean(0) @ weights - 2 * weights @ rhs.mean(0)), weights.tolist()
+    count = gram.shape[-1]
+    gram, rhs = gram.mean(0), rhs.mean(0)  # over images: (K, K), (K,)
+    weights = attend(gram, rhs, np.full(count, 1 / count), 1e-6)
+    risk = weights @ gram @ weights - 2 * weights @ rhs
+    return float(risk), weights.tolist()

@@ -51,11 +51,20 @@ def tiles(images):
 
 def ssim_loss(a, b):
     """1 - mean SSIM over 7 x 7 windows of images in [-1, 1] (Wang et al. 2004), differentiable."""
-    mean = [F.avg_pool2d(v, 7, stride=1) for v in (a, b, a * a, b * b, a * b)]
-    va, vb, cov = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
+    squares_a, squares_b, products = a * a, b * b, a * b
+    mean_a, mean_b = window_mean(a), window_mean(b)
+    variance_a = window_mean(squares_a) - mean_a**2
+    variance_b = window_mean(squares_b) - mean_b**2
+    covariance = window_mean(products) - mean_a * mean_b
     c1, c2 = 0.02**2, 0.06**2  # (0.01 L)^2 and (0.03 L)^2 for the range L = 2
-    top = (2 * mean[0] * mean[1] + c1) * (2 * cov + c2)
-    return 1 - (top / ((mean[0] ** 2 + mean[1] ** 2 + c1) * (va + vb + c2))).mean()
+    alike = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    most = (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    return 1 - (alike / most).mean()
+
+
+def window_mean(images):
+    """Mean over every window of 7 x 7 pixels: (B, 3, H, W) -> (B, 3, H - 6, W - 6)."""
+    return F.avg_pool2d(images, 7, stride=1)
 
 
 class Codebook(nn.Module):
@@ -81,9 +90,8 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, z, index, generator):
         """Move the codes towards the z (N, E) that chose them (index (N,)); dead codes restart at random z."""
-        hits = F.one_hot(index, len(self.codes)).to(
-            z.dtype
-        )  # (N, C): a product, not a scatter, so it repeats exactly
+        # a product with hits, not a scatter, so that it repeats exactly
+        hits = F.one_hot(index, len(self.codes)).to(z.dtype)  # (N, C)
         self.mass.lerp_(hits.sum(0), 1 - self.decay)
         self.sums.lerp_(hits.T @ z, 1 - self.decay)
         dead = (self.mass < 0.05).nonzero()[:, 0]
@@ -120,25 +128,28 @@ class GraphHeads(nn.Module):
 
     def filters(self, x):
         """x (B, 3, H, W) in [-1, 1] -> F (B, K, 3, H, W)."""
-        banks = ((self.texture, 1), (self.structure, 2))
-        features = [F.conv2d(F.pad(x, (m, m, m, m), mode="replicate"), bank) for bank, m in banks]
-        count = 1 if self.arm in ("none", "graph", "graph + EM") else 4
+        texture = self._responses(x, self.texture, 1)
+        structure = self._responses(x, self.structure, 2)
+        features = [texture, structure, x, None]  # of the four heads; None: distance alone
+        if self.arm in ("none", "graph", "graph + EM"):
+            features = features[:1]
         colours = self._around(x)  # (B, 3, S, H, W)
-        return torch.stack(
-            [self._filter(h, f, x, colours) for h, f in enumerate([*features, x, None][:count])],
-            dim=1,
-        )
+        outputs = [self._filter(h, found, x, colours) for h, found in enumerate(features)]
+        return torch.stack(outputs, dim=1)
+
+    def _responses(self, x, bank, margin):
+        """Filter responses (B, M, H, W) of x (B, 3, H, W), edges repeated."""
+        return F.conv2d(F.pad(x, (margin, margin, margin, margin), mode="replicate"), bank)
 
     def _filter(self, head, features, x, colours):
-        scores = -self.distance * torch.exp(-2 * self.log_sigma_s[head]) / 2
+        """One filter of x (B, 3, H, W), whose neighbours' `colours` are (B, 3, S, H, W)."""
+        scores = -self.distance * torch.exp(-2 * self.log_sigma_s[head]) / 2  # (S, 1, 1)
         if features is not None:
             apart = (self._around(features) - features[:, :, None]).square().mean(1)  # (B, S, H, W)
-            scores = scores - apart * torch.exp(-2 * self.log_sigma_f[head]) / (
-                2 * self.variance[head]
-            )
-        walk = torch.softmax(
-            scores.expand(len(x), -1, *x.shape[2:]), dim=1
-        )  # (B, S, H, W), rows of P
+            noise = 2 * self.variance[head]
+            scores = scores - apart * torch.exp(-2 * self.log_sigma_f[head]) / noise
+        scores = scores.expand(len(x), -1, *x.shape[2:])
+        walk = torch.softmax(scores, dim=1)  # (B, S, H, W), rows of P
         tau = torch.sigmoid(self.tau_logit[head])
         return (1 - tau) * x + tau * (walk[:, None] * colours).sum(2)
 
@@ -154,9 +165,8 @@ class GraphHeads(nn.Module):
         outputs = self.filters(x)
         if outputs.shape[1] == 1:
             return outputs[:, 0], outputs, torch.zeros_like(x[:, :1])
-        change = (outputs - x[:, None]).abs().mean(
-            2
-        ) * 10  # (B, K, H, W), what each filter would do
+        # what each filter would do to a pixel, brought to about 1
+        change = (outputs - x[:, None]).abs().mean(2) * 10  # (B, K, H, W)
         log_share = torch.log_softmax(self.gate(change), dim=1)
         return (log_share.exp()[:, :, None] * outputs).sum(1), outputs, log_share
 
@@ -165,9 +175,8 @@ class GraphHeads(nn.Module):
         count = outputs.shape[1]
         error = (outputs - target[:, None]).square().mean(2)  # (B, K, H, W)
         variance = self.variance[:count, None, None]
-        share = torch.softmax(
-            (log_share - 1.5 * error / variance - 1.5 * torch.log(variance)).detach(), dim=1
-        )
+        joint = log_share - 1.5 * error / variance - 1.5 * torch.log(variance)
+        share = torch.softmax(joint.detach(), dim=1)  # (B, K, H, W)
         if self.arm not in ("none", "graph"):
             found = (share * error.detach()).sum((0, 2, 3)) / share.sum((0, 2, 3)).clamp(min=1e-6)
             self.variance[:count] = self.variance[:count].lerp(found, 0.1).clamp(min=1e-4)
@@ -183,16 +192,14 @@ class Loop(nn.Module):
         self.encode = nn.Parameter(encoder[1])  # (192, E)
         self.decode = nn.Parameter(encoder[2])  # (E, 48)
         self.codebook = Codebook(codes)
-        self.context = nn.Sequential(
-            nn.Conv2d(CODE_SIZE, 96, 3, padding=1), nn.GELU(), nn.Conv2d(96, 48, 3, padding=1)
-        )
+        first = nn.Conv2d(CODE_SIZE, 96, 3, padding=1)
+        last = nn.Conv2d(96, 48, 3, padding=1)
+        self.context = nn.Sequential(first, nn.GELU(), last)
         generator = torch.Generator().manual_seed(seed)
-        first, last = self.context[0], self.context[2]
-        first.weight.data = torch.randn(first.weight.shape, generator=generator) / math.sqrt(
-            9 * CODE_SIZE
-        )
+        drawn = torch.randn(first.weight.shape, generator=generator)
+        first.weight.data = drawn / math.sqrt(9 * CODE_SIZE)
         for tensor in (first.bias, last.weight, last.bias):
-            nn.init.zeros_(tensor)
+            nn.init.zeros_(tensor)  # at first, context adds nothing
         self.heads = GraphHeads(arm, seed=seed)
 
     def tokens(self, images):
@@ -202,10 +209,8 @@ class Loop(nn.Module):
     def render(self, codes, batch):
         """Codes (B T, E) -> R (B, 3, 32, 32) and what the heads made on the way."""
         grid = codes.view(batch, 8, 8, -1).permute(0, 3, 1, 2)  # (B, E, 8, 8)
-        base = (
-            codes.view(batch, 64, -1) @ self.decode
-            + self.mean.view(3, 4, 2, 4, 2).mean((2, 4)).flatten()
-        )
+        small_mean = self.mean.view(3, 4, 2, 4, 2).mean((2, 4)).flatten()  # (48,), at 32 pixels
+        base = codes.view(batch, 64, -1) @ self.decode + small_mean
         base = base.view(batch, 8, 8, -1).permute(0, 3, 1, 2)  # (B, 48, 8, 8)
         return self.heads(F.pixel_shuffle(base + self.context(grid), 4))
 
@@ -227,19 +232,18 @@ def start(images, seed, rounds=10, sample=20000):
     flat = tiles(images).flatten(0, 1)  # (N T, 192)
     flat = flat[torch.randperm(len(flat), generator=generator)[:sample]]
     mean = flat.mean(0)
-    encode = (
-        torch.linalg.eigh((flat - mean).T @ (flat - mean))[1].flip(1)[:, :CODE_SIZE].contiguous()
-    )
-    z = (flat - mean) @ encode
+    _, directions = torch.linalg.eigh((flat - mean).T @ (flat - mean))  # the largest last
+    encode = directions.flip(1)[:, :CODE_SIZE].contiguous()  # (192, E)
+    z = (flat - mean) @ encode  # (N T, E)
     codes = z[:CODES].clone()
     for _ in range(rounds):
-        hits = F.one_hot(((codes**2).sum(1) - 2 * z @ codes.T).argmin(1), CODES).to(z.dtype)
-        mass = hits.sum(0)[:, None]
+        distances = (codes**2).sum(1) - 2 * z @ codes.T  # (N T, C)
+        hits = F.one_hot(distances.argmin(1), CODES).to(z.dtype)
+        mass = hits.sum(0)[:, None]  # (C, 1)
         codes = torch.where(mass > 0, hits.T @ z / mass.clamp(min=1), codes)
-    small = (
-        encode.T.view(CODE_SIZE, 3, 4, 2, 4, 2).mean((3, 5)).flatten(1)
-    )  # (E, 48), a tile at 32 pixels
-    return (mean, encode, small), codes
+    tile = encode.T.view(CODE_SIZE, 3, 4, 2, 4, 2)
+    decode = tile.mean((3, 5)).flatten(1)  # (E, 48), a tile at 32 pixels
+    return (mean, encode, decode), codes
 
 
 def train(arm, images, validation, *, steps, seed, batch=32, rate=2e-3, every=20, initial=None):
@@ -254,30 +258,33 @@ def train(arm, images, validation, *, steps, seed, batch=32, rate=2e-3, every=20
     """
     encoder, codes = initial or start(images, seed)
     loop = Loop(arm, [part.clone() for part in encoder], codes, seed)
-    inner = {
-        id(p) for p in loop.heads.parameters()
-    }  # few and slow to move: ten times the rate of the rest
-    groups = [
-        [p for p in loop.parameters() if p.requires_grad and (id(p) in inner) == own]
-        for own in (False, True)
-    ]
-    optimiser = torch.optim.Adam([{"params": group} for group in groups if group], lr=rate)
-    generator, history = torch.Generator().manual_seed(seed), []
+    optimiser = torch.optim.Adam(_groups(loop), lr=rate)
+    generator = torch.Generator().manual_seed(seed)
+    history = []
     for step in range(steps + 1):
         if step % every == 0:
-            history.append(
-                {
-                    "step": step,
-                    "mse": float(evaluate(loop, validation)[0].mean()),
-                    **_parameters(loop),
-                }
-            )
+            errors, _ = evaluate(loop, validation)
+            history.append({"step": step, "mse": float(errors.mean()), **_parameters(loop)})
         if step < steps:
             picked = images[torch.randint(len(images), (batch,), generator=generator)]
-            for group, scale in zip(optimiser.param_groups, (1, 10), strict=False):
-                group["lr"] = scale * rate * (1 - step / steps)
+            for group in optimiser.param_groups:
+                group["lr"] = group["scale"] * rate * (1 - step / steps)
             _step(loop, picked, optimiser, generator)
     return loop, history
+
+
+def _groups(loop):
+    """The trained parameters in groups, each with the scale of its rate.
+
+    Those of the heads are few and slow to move: ten times the rate of the rest.
+    """
+    of_heads = {id(parameter) for parameter in loop.heads.parameters()}
+    slow, fast = [], []
+    for parameter in loop.parameters():
+        if parameter.requires_grad:
+            (fast if id(parameter) in of_heads else slow).append(parameter)
+    groups = [{"params": slow, "scale": 1}, {"params": fast, "scale": 10}]
+    return [group for group in groups if group["params"]]
 
 
 def _step(loop, images, optimiser, generator):
@@ -285,7 +292,8 @@ def _step(loop, images, optimiser, generator):
     target = F.avg_pool2d(images, 2)  # (B, 3, 32, 32)
     answer = enlarge(output)
     loss = F.mse_loss(answer, images) + 0.2 * ssim_loss(answer, images) + 0.1 * made["commitment"]
-    loss = loss + 0.05 * loop.heads.em(target, *made["em"])
+    outputs, log_share = made["em"]
+    loss = loss + 0.05 * loop.heads.em(target, outputs, log_share)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

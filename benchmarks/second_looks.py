@@ -1,7 +1,7 @@
 """How many refutations were derived a second time: `python benchmarks/second_looks.py`, a minute of one core.
 
 The looks stand in tests/second_looks.py: other code, on the shipped data and on saved outputs. Counted is a refuted claim
-whose second look falls on the same side of the announced range, near the recorded value.
+whose second look falls outside the announced range on the same side; the tests also hold it near the recorded value.
 """
 
 import sys

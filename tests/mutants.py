@@ -691,13 +691,6 @@ MUTATIONS = [
         "return choose(errors, costs, low)",
         BANK,
     ),
-    Mutation(
-        "too small a budget passes",
-        "allocate",
-        "if budget < float(costs.min()) * (1 - 1e-06):",
-        "if False:",
-        BANK,
-    ),
     Mutation("noise not discounted", "router", "energy / of_noise + 0.001", "energy + 0.001", BANK),
     Mutation(
         "rules see everything",

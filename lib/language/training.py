@@ -8,7 +8,7 @@ Shapes: S steps, B windows, T symbols.
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +56,7 @@ def fit(
     checkpoint=None,
     every=100,
     config: Config | None = None,
+    after_step: Callable[[int, float], None] | None = None,
 ):
     """Train `params` in place on windows (S, B, T+1); prices in nats per step (S,).
 
@@ -64,6 +65,7 @@ def fit(
 
     Args:
         config: of the network; with recipe, windows and seed it is the identity of the checkpoint.
+        after_step: told the number of steps done and the loss of the last one.
 
     Raises:
         UserError: the loss is not finite, or the checkpoint is damaged or belongs to another run.
@@ -89,6 +91,8 @@ def fit(
             raise UserError(
                 f"step {i + 1}: the loss is {losses[i]}; a checkpoint, if there is one, is of a good state"
             )
+        if after_step:
+            after_step(i + 1, float(losses[i]))
         for n, mean in means.items() if (i + 1) % max(1, recipe.steps // 100) == 0 else ():
             mean.assign_add((1 - recipe.average * (2 * i > recipe.steps)) * (params[n] - mean))
         if checkpoint and (i + 1) % every == 0:

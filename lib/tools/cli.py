@@ -167,10 +167,17 @@ def denoise(source: Path, target: Path, sigma: float | None, budget: float | Non
     help="Draw among those that make up this mass.",
 )
 @click.option("--seed", type=int, default=0, help="Of the drawing.")
+@click.option("--model", type=FILE, help="One that train-text made (the shipped one).")
 def generate(
-    prompt: str, length: int, temperature: float, top_k: int, top_p: float, seed: int
+    prompt: str,
+    length: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    model: Path | None,
 ) -> None:
-    """Write text with the shipped attention model."""
+    """Write text with the shipped attention model, or with one of your own."""
     if not prompt:
         raise UserError("--prompt: a text of one character or more is needed")
     if max(len(prompt), length) > LONGEST_TEXT:
@@ -180,7 +187,30 @@ def generate(
         )
     from lib.language.training import write_text
 
-    click.echo(write_text(prompt, length, temperature, top_k, top_p, seed))
+    click.echo(write_text(prompt, length, temperature, top_k, top_p, seed, model))
+
+
+@cli.command("train-text", example="train-text plays.txt --minutes 10 --out plays.safetensors")
+@click.argument("source", metavar="FILE", type=FILE)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.5, max=600),
+    default=10,
+    show_default=True,
+    help="CPU minutes for training and pricing.",
+)
+@click.option("--out", type=FILE, help="Gets the model (default: FILE's name, in this folder).")
+def train_text(source: Path, minutes: float, out: Path | None) -> None:
+    """Train attention on a text of your own, and price its last tenth."""
+    chosen = params.load("full")
+    gpu.hide_from_tensorflow()
+    from lib.language import own_text
+
+    target = out or Path(f"{source.stem}.safetensors")
+    outcome = own_text.train_text(
+        chosen, source, minutes, target, report=lambda line: click.echo(line, err=True)
+    )
+    click.echo(own_text.summary(outcome))
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------

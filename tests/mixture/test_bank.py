@@ -122,6 +122,10 @@ def test_a_fitted_router_finds_what_decides():
     with torch.no_grad():
         guessed = blind(found).argmin(1) == errors.argmin(1)
     assert guessed.float().mean() < 0.7
+    told = router.fit(found, errors, seen=[3], steps=400)
+    with torch.no_grad():
+        known = told(found).argmin(1) == errors.argmin(1)
+    assert known.float().mean() > 0.95  # the one number that decides is enough
     again = router.fit(found, errors, steps=400)
     with torch.no_grad():
         assert torch.equal(again(found), predicted)

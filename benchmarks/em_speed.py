@@ -1,9 +1,9 @@
-"""Milliseconds an image of the graph, the prior and scikit-image's NLM in one process: `python benchmarks/em_speed.py`.
+"""Milliseconds an image of the graph and of scikit-image's NLM in one process: `python benchmarks/em_speed.py`.
 
 Every method takes its turn in every round, so that a busy machine slows them alike. A time is that of the fastest
 round, the one least disturbed by other work; a ratio is the median over rounds. One and two threads (NLM has one), 32
-to 512 pixels, and the announced update rules on a batch. CBM3D, some 2 s an image, stands beside NLM and ours in
-em_cbm3d.py. Writes benchmarks/em_speed.json and the growth with the image's size, benchmarks/em_growth.png.
+to 512 pixels, and the announced update rules on a batch. The whole denoiser and its parts are in em_cost.py; CBM3D,
+some 2 s an image, stands beside NLM and ours in em_cbm3d.py. Writes benchmarks/em_speed.json and the growth with the image's size, benchmarks/em_growth.png.
 """
 
 import statistics
@@ -16,9 +16,9 @@ import recording
 from skimage.restoration import denoise_nl_means
 
 from lib.common import data, figures, params, record
-from lib.diffusion import announced, denoiser, em, graph
+from lib.diffusion import announced, denoiser, graph
 
-SIGMA, BATCH, FEW, ROUNDS, SIZES = 0.1, 50, 10, 9, (32, 64, 128, 256, 512)
+SIGMA, BATCH, ROUNDS, SIZES = 0.1, 50, 9, (32, 64, 128, 256, 512)
 THREADS = (1, 2)
 
 
@@ -100,21 +100,11 @@ def main():
         numba.set_num_threads(threads)
         calls = {
             "graph": lambda: texture(noisy, level),
-            "heads": lambda: model.pilot(noisy, SIGMA),
-            "prior": lambda: em.denoise(noisy[:FEW], model.prior, SIGMA),
-            "light": lambda: model.denoise(noisy[:FEW], SIGMA),
             "nlm": lambda: nlm(noisy),
             "rules": lambda: announced_rules(rows[:32]),
         }
         found = round_ms(calls, 1)
-        count = {
-            "graph": BATCH,
-            "heads": BATCH,
-            "prior": FEW,
-            "light": FEW,
-            "nlm": BATCH,
-            "rules": 1,
-        }
+        count = {"graph": BATCH, "nlm": BATCH, "rules": 1}
         for name, times in found.items():
             what = (
                 "announced rules, batch of 32"

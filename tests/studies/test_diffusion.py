@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.common import data, params, quality
+from lib.common import claims, data, params, quality, record
 from lib.diffusion import denoiser, graph, heads
 from lib.studies import diffusion as study
 
@@ -129,3 +129,24 @@ def test_the_announced_rules_read_two_of_nine_parameters(clean):
     assert study.announced_graph(clean[:2])["growth"] > 1
     noisy = data.add_noise(clean[:2], SIGMA, SEED)
     assert study.announced_gain(clean[:2], noisy).shape == (2,)
+
+
+def test_the_targets_are_those_of_the_ledger():
+    ledger = [claim for claim in claims.load_ledger() if claim.system == "em" and claim.own]
+    written = {metric: (side, bound) for _, metric, side, bound in study.TARGETS}
+    for claim in ledger:
+        if claim.metric in written:
+            side, bound = written.pop(claim.metric)
+            asked = claim.rule.at_least if side == study.AT_LEAST else claim.rule.at_most
+            assert asked == bound, claim.id
+    assert not written  # none is the notebook's alone
+
+
+def test_a_target_is_reached_at_its_bound_and_missed_beyond():
+    metrics = {}
+    for _, name, side, bound in (*study.TARGETS, *study.STRETCH):
+        beyond = bound - 1e-6 if side == study.AT_LEAST else bound + 1e-6
+        stretch = any(name == other for _, other, _, _ in study.STRETCH)
+        metrics[name] = record.metric(bound if not stretch else beyond, n=3, what="x")
+    words = [row[-1] for row in study.target_rows(metrics)]
+    assert words.count("missed") == len(study.STRETCH)

@@ -25,7 +25,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.common import data, files, intervals, quality, record
+from lib.common import data, files, intervals, quality, record, tables
 from lib.common.params import UserError
 from lib.mixture import denoiser, symmetry, training
 from lib.mixture.run import Run, TrainConfig, load_checkpoint, save_checkpoint
@@ -264,9 +264,34 @@ def measure() -> None:
     metrics |= photo
     run = {"device": "cpu", "seed": 0, "threads": 1}
     path = recording.write("quality_network", metrics, run, by_seed=by_seed, photographs=rows)
+    write_card(metrics)
     for name, entry in metrics.items():
         print(f"{name}: {entry['value']:.5g}")
-    print(f"wrote {path}")
+    print(f"wrote {path} and {CARD.name}")
+
+
+CARD = recording.ROOT / "models" / "quality_denoiser.md"
+
+
+def write_card(metrics: dict) -> None:
+    """Put the measured numbers into the model card, between its two marks."""
+    rows = []
+    for name in (
+        "psnr_db",
+        "ensemble_psnr_db",
+        "ssim",
+        "over_control_db",
+        "level_gain_min_db",
+        "photo_over_best_filter_db",
+        "params",
+        "training_seconds",
+    ):
+        entry = metrics[f"mixture_quality_{name}"]
+        rows.append(f"* {entry['what']}: {tables.number(entry)}")
+    before, rest = CARD.read_text(encoding="utf-8").split("<!-- figures -->")
+    _, after = rest.split("<!-- end -->")
+    marked = "\n".join(["<!-- figures -->", *rows, "<!-- end -->"])
+    files.write_text(CARD, before + marked + after)
 
 
 def on_test_images(network: torch.nn.Module, clean: np.ndarray) -> dict:

@@ -27,7 +27,7 @@ from PIL import Image
 from lib.common import files
 from lib.common.params import UserError, root
 
-WEIGHTS = "models/mixture_denoiser.safetensors"
+WEIGHTS = "models/quality_denoiser.safetensors"
 ADAPTIVE_WEIGHTS = "models/adaptive_denoiser.safetensors"
 LEVELS = (0.05, 0.5)  # of the noise that the network was trained for, and that may be asked for
 # Chosen by benchmarks/grey.py: the strength of non-local means in units of the noise's level, and the estimates

@@ -16,7 +16,9 @@ HIDE = -1e9
 def init(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """Fresh arrays; layers that write to the residual path start smaller by sqrt(2 layers)."""
     rng = np.random.default_rng(seed)
-    arrays, wide, deep = init_symbols(config, rng), config.width, (2 * config.layers) ** -0.5
+    arrays = init_symbols(config, rng)
+    wide = config.width
+    deep = (2 * config.layers) ** -0.5  # of what writes to the residual path
     for i in range(config.layers):
         at = f"layer{i}."
         for name in ("wq", "wk", "wv"):
@@ -48,8 +50,10 @@ def linear(x, weight):
 
         return tf.matmul(flat, weight), gradient
 
-    flat = product(tf.reshape(x, [-1, x.shape[-1]]), tf.convert_to_tensor(weight))
-    return tf.reshape(flat, [-1 if n is None else n for n in x.shape[:-1]] + [weight.shape[-1]])
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    found = product(rows, tf.convert_to_tensor(weight))
+    outer = [-1 if size is None else size for size in x.shape[:-1]]
+    return tf.reshape(found, [*outer, weight.shape[-1]])
 
 
 def visible(queries: int, keys: int, offset: int = 0):
@@ -94,11 +98,14 @@ def attend_lean(q, k, v, seen):
 
 def attend_in_blocks(q, k, v, block: int = 512):
     """The same output (B, h, T, e) for long windows: a block of queries meets only the keys it may see."""
+    length = q.shape[2]
     parts = []
-    for start, end in [(i, min(i + block, q.shape[2])) for i in range(0, q.shape[2], block)]:
-        seen = visible(end - start, end, start)
-        parts.append(attend_lean(q[:, :, start:end], k[:, :, :end], v[:, :, :end], seen))
-    return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        seen = visible(end - start, end, offset=start)  # (end - start, end)
+        queries = q[:, :, start:end]
+        parts.append(attend_lean(queries, k[:, :, :end], v[:, :, :end], seen))
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
 
 
 def split_heads(x, heads: int):
@@ -111,9 +118,9 @@ def split_heads(x, heads: int):
 def join_heads(x):
     """(B, h, T, e) -> (B, T, D)."""
     b, h, t, e = x.shape
-    return expect(
-        tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1 if b is None else b, t, h * e]), b, t, h * e
-    )
+    x = tf.transpose(x, [0, 2, 1, 3])  # (B, T, h, e)
+    joined = tf.reshape(x, [-1 if b is None else b, t, h * e])
+    return expect(joined, b, t, h * e)
 
 
 def rotate(x, positions):
@@ -121,10 +128,10 @@ def rotate(x, positions):
     half = x.shape[-1] // 2
     speed = tf.constant(10000.0 ** (-np.arange(half) / half), x.dtype)
     angle = tf.cast(positions, x.dtype)[:, None] * speed  # (T, e/2)
-    a, b = x[..., :half], x[..., half:]
-    return tf.concat(
-        [a * tf.cos(angle) - b * tf.sin(angle), a * tf.sin(angle) + b * tf.cos(angle)], -1
-    )
+    a, b = x[..., :half], x[..., half:]  # a pair is one of a and one of b
+    turned_a = a * tf.cos(angle) - b * tf.sin(angle)
+    turned_b = a * tf.sin(angle) + b * tf.cos(angle)
+    return tf.concat([turned_a, turned_b], -1)
 
 
 def heads_of(params, at: str, x, config: Config, positions):
@@ -142,8 +149,10 @@ def _finish(params, at: str, x, mixed, config: Config, drop):
     mixed = join_heads(mixed)
     if config.project:
         mixed = linear(mixed, params[at + "wo"])
-    x = x + drop(mixed) if config.residual else drop(mixed)
-    up = tf.nn.gelu(linear(rms_norm(x, params[at + "norm2"]), params[at + "up"]), approximate=True)
+    mixed = drop(mixed)
+    x = x + mixed if config.residual else mixed
+    normed = rms_norm(x, params[at + "norm2"])
+    up = tf.nn.gelu(linear(normed, params[at + "up"]), approximate=True)  # (B, T, hidden)
     down = drop(linear(up, params[at + "down"]))
     return x + down if config.residual else down
 
@@ -180,10 +189,8 @@ class Generator:
             raise ValueError(
                 "a model with a frozen position table cannot write past its window: use rope"
             )
-        self.params, self.config = (
-            {name: tf.convert_to_tensor(a) for name, a in params.items()},
-            config,
-        )
+        self.params = {name: tf.convert_to_tensor(a) for name, a in params.items()}
+        self.config = config
         shape = (1, config.heads, config.context, config.width // config.heads)
         kind = self.params["symbols"].dtype
         self.ring = [

@@ -25,8 +25,14 @@ def init(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _gates(z):
+    """Input, forget, candidate and output (..., H) each from their sums (..., 4H)."""
     i, f, g, o = tf.split(z, 4, axis=-1)
     return tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
+
+
+def _shifted(zero, states):
+    """The states (T, B, H) before each step: zero, then all but the last."""
+    return tf.concat([zero[None], states[:-1]], 0)
 
 
 @tf.custom_gradient
@@ -48,22 +54,20 @@ def recur(z, wh):
     hs, cs = hs.stack(), cs.stack()  # (T, B, H)
 
     def gradient(grad):
-        before_h = tf.concat([zero[None], hs[:-1]], 0)
-        before_c = tf.concat([zero[None], cs[:-1]], 0)
-        i, f, g, o = _gates(
-            z + tf.einsum("tbh,hk->tbk", before_h, wh)
-        )  # one large matmul instead of T
+        # What does not depend on the gradient is computed for all steps at once.
+        before_h, before_c = _shifted(zero, hs), _shifted(zero, cs)
+        recurrent = tf.einsum("tbh,hk->tbk", before_h, wh)  # one large matmul instead of T
+        i, f, g, o = _gates(z + recurrent)
         squashed = tf.tanh(cs)
-        leak = o * (1 - squashed**2)
-        by_c = tf.concat(
-            [g * i * (1 - i), before_c * f * (1 - f), i * (1 - g**2)], -1
-        )  # (T, B, 3H)
-        by_h = squashed * o * (1 - o)
+        cell_by_state = o * (1 - squashed**2)  # how h = o tanh(c) moves with c
+        slope_i, slope_f, slope_g = g * i * (1 - i), before_c * f * (1 - f), i * (1 - g**2)
+        by_c = tf.concat([slope_i, slope_f, slope_g], -1)  # (T, B, 3H): how c moves with the sums
+        by_h = squashed * o * (1 - o)  # how h moves with the sum of the output gate
         back = tf.transpose(wh)  # once, not in every step
 
         def backward(t, dh, dc, out):
             dh = dh + grad[t]
-            dc = dc + dh * leak[t]
+            dc = dc + dh * cell_by_state[t]
             dz = tf.concat([tf.tile(dc, [1, 3]) * by_c[t], dh * by_h[t]], -1)  # (B, 4H)
             return t - 1, tf.matmul(dz, back), dc * f[t], out.write(t, dz)
 

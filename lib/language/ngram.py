@@ -34,12 +34,13 @@ def _find(table: np.ndarray, keys: np.ndarray):
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
     """D(1), D(2), D(3+) from the counts of counts (Chen and Goodman, equation 26), kept inside (0, count)."""
-    n = [max(int((counts == k).sum()), 1) for k in (1, 2, 3, 4)]
-    y = n[0] / (n[0] + 2 * n[1])
-    raw = [k - (k + 1) * y * n[k] / n[k - 1] for k in (1, 2, 3)]
-    return np.array(
-        [0.0, *(min(max(d, 0.05), k - 0.05) for k, d in zip((1, 2, 3), raw, strict=True))]
-    )
+    number = {count: max(int((counts == count).sum()), 1) for count in (1, 2, 3, 4)}
+    scale = number[1] / (number[1] + 2 * number[2])
+    discounts = [0.0]  # of a count of 0
+    for count in (1, 2, 3):
+        raw = count - (count + 1) * scale * number[count + 1] / number[count]
+        discounts.append(min(max(raw, 0.05), count - 0.05))
+    return np.array(discounts)
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,23 @@ class KneserNey:
                 f"order {order} over {vocab} symbols does not fit 64 bits: use a lower order"
             )
         self.order, self.vocab = order, vocab
-        found = np.concatenate([_codes(s, order, vocab) for s in streams])
+        found = np.concatenate([_codes(stream, order, vocab) for stream in streams])
         grams, counts = np.unique(found, return_counts=True)
         levels = [self._level(grams, counts, vocab)]
-        for n in range(
-            order - 1, 0, -1
-        ):  # continuation counts: in how many left contexts was it seen
-            starts = np.concatenate(
-                [_codes(s[:n], n, vocab) for s in streams]
-            )  # seen with no left neighbour
-            grams, counts = np.unique(
-                np.concatenate([grams % vocab**n, starts]), return_counts=True
-            )
+        for n in range(order - 1, 0, -1):
+            # Lower orders count in how many left contexts an n-gram was seen; the start of a text is one, too.
+            starts = np.concatenate([_codes(stream[:n], n, vocab) for stream in streams])
+            ends = grams % vocab**n  # the last n symbols of each known (n+1)-gram
+            grams, counts = np.unique(np.concatenate([ends, starts]), return_counts=True)
             levels.append(self._level(grams, counts, vocab))
-        self.levels = levels[::-1]
+        self.levels = levels[::-1]  # from order 1 on
 
     @staticmethod
     def _level(grams, counts, vocab) -> _Order:
         taken = _discounts(counts)[np.minimum(counts, 3)]
         contexts, first = np.unique(grams // vocab, return_index=True)
-        total, spare = (np.add.reduceat(values, first) for values in (counts, taken))
+        total = np.add.reduceat(counts, first)
+        spare = np.add.reduceat(taken, first)
         return _Order(grams, counts - taken, contexts, total, spare)
 
     def probabilities(self, contexts: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -100,11 +98,11 @@ class KneserNey:
         """Prices (N,) of a text that follows `before` (at least order - 1 symbols)."""
         n = self.order - 1
         joined = np.concatenate([before[len(before) - n :], ids])
-        contexts = (
-            np.lib.stride_tricks.sliding_window_view(joined, n)[: len(ids)]
-            if n
-            else joined[:, None]
-        )
+        if n == 0:
+            contexts = joined[:, None]  # not read
+        else:
+            windows = np.lib.stride_tricks.sliding_window_view(joined, n)
+            contexts = windows[: len(ids)]  # (N, n)
         return -np.log(self.probabilities(contexts, ids))
 
 
@@ -113,9 +111,12 @@ def growing_nats(
 ) -> np.ndarray:
     """Prices (N,) of a Kneser-Ney model that counts the text too, as far as it has been read in whole blocks."""
     found = []
-    for i in range(0, len(ids), block):
-        model = KneserNey([*streams, ids[:i]] if i >= order else streams, order, vocab)
-        found.append(model.nats(ids[i : i + block], np.concatenate([before, ids[:i]])))
+    for start in range(0, len(ids), block):
+        read = ids[:start]
+        known = [*streams, read] if start >= order else streams  # a stream holds an n-gram or more
+        model = KneserNey(known, order, vocab)
+        text = ids[start : start + block]
+        found.append(model.nats(text, np.concatenate([before, read])))
     return np.concatenate(found)
 
 
@@ -133,11 +134,20 @@ def copy_nats(
     train: np.ndarray, ids: np.ndarray, vocab: int, n: int = 8, trust: float = 0.95
 ) -> np.ndarray:
     """A predictor that learns nothing: `trust` on what followed the last n symbols in the training part, if seen."""
-    follow = {tuple(train[i : i + n]): int(train[i + n]) for i in range(len(train) - n)}
+    follower = {}  # the last n symbols -> what followed them, the last time they came
+    for start in range(len(train) - n):
+        follower[tuple(train[start : start + n])] = int(train[start + n])
+
     joined = np.concatenate([train[len(train) - n :], ids])
-    guess = np.array([follow.get(tuple(joined[i : i + n]), -1) for i in range(len(ids))])
-    base = np.exp(-unigram_nats(train, ids, vocab))
-    return -np.log(np.where(guess < 0, base, trust * (guess == ids) + (1 - trust) * base))
+    guesses = []  # -1 where nothing is to be copied
+    for place in range(len(ids)):
+        past = tuple(joined[place : place + n])
+        guesses.append(follower.get(past, -1))
+    guess = np.array(guesses)  # (N,)
+
+    unigram = np.exp(-unigram_nats(train, ids, vocab))
+    copied = trust * (guess == ids) + (1 - trust) * unigram
+    return -np.log(np.where(guess < 0, unigram, copied))
 
 
 def adaptive_bits(coder: str, train: str, text: str) -> float:

@@ -36,43 +36,51 @@ class Optimiser:
 
     def __init__(self, params: dict, recipe: Recipe):
         self.recipe, self.params = recipe, params
-        self.matrices = [
-            n for n, v in params.items() if recipe.muon and "." in n and v.shape.rank == 2
-        ]
-        self.others = [n for n in params if n not in self.matrices and not n.startswith("frozen")]
-        self.slots = {f"first.{n}": tf.Variable(tf.zeros_like(v)) for n, v in params.items()}
-        self.slots |= {f"second.{n}": tf.Variable(tf.zeros_like(params[n])) for n in self.others}
+        self.matrices = []  # inside the blocks, for Muon
+        self.others = []  # for Adam
+        for name, variable in params.items():
+            if recipe.muon and "." in name and variable.shape.rank == 2:
+                self.matrices.append(name)
+            elif not name.startswith("frozen"):
+                self.others.append(name)
+        self.slots = {}  # running means of the gradients, and for Adam of their squares
+        for name, variable in params.items():
+            self.slots[f"first.{name}"] = tf.Variable(tf.zeros_like(variable))
+        for name in self.others:
+            self.slots[f"second.{name}"] = tf.Variable(tf.zeros_like(params[name]))
 
     def apply(self, grads: dict, scale, step):
         """Move every variable by its gradient; `step` counts from 0."""
-        self._adam(
-            {n: tf.convert_to_tensor(grads[n]) for n in self.others},
-            scale,
-            tf.cast(step, tf.float32) + 1,
-        )
-        shapes = {}
+        dense = {name: tf.convert_to_tensor(grads[name]) for name in self.others}
+        self._adam(dense, scale, tf.cast(step, tf.float32) + 1)
+        names_of_shape: dict[tuple, list[str]] = {}
         for name in self.matrices:  # equal shapes share one batched Newton-Schulz
-            shapes.setdefault(tuple(self.params[name].shape), []).append(name)
-        for shape, names in shapes.items():
-            self._muon(shape, names, tf.stack([grads[n] for n in names]), scale)
+            names_of_shape.setdefault(tuple(self.params[name].shape), []).append(name)
+        for shape, names in names_of_shape.items():
+            gradients = tf.stack([grads[name] for name in names])  # (L, m, n)
+            self._muon(shape, names, gradients, scale)
 
     def _adam(self, grads, scale, t):
+        """`t` counts the steps from 1."""
         rate = self.recipe.adam * scale
         for name, g in grads.items():
-            first = self.slots[f"first.{name}"].assign(0.9 * self.slots[f"first.{name}"] + 0.1 * g)
-            second = self.slots[f"second.{name}"].assign(
-                0.98 * self.slots[f"second.{name}"] + 0.02 * g * g
-            )
-            step = first / (1 - 0.9**t) / (tf.sqrt(second / (1 - 0.98**t)) + 1e-8)
+            mean, square = self.slots[f"first.{name}"], self.slots[f"second.{name}"]
+            first = mean.assign(0.9 * mean + 0.1 * g)
+            second = square.assign(0.98 * square + 0.02 * g * g)
+            spread = tf.sqrt(second / (1 - 0.98**t))
+            step = first / (1 - 0.9**t) / (spread + 1e-8)
             self.params[name].assign_sub(rate * step)
 
     def _muon(self, shape, names, g, scale):
+        """Matrices `names` of one shape (m, n), with gradients g (L, m, n)."""
         slots = [self.slots[f"first.{n}"] for n in names]
         momentum = 0.95 * tf.stack(slots) + g
-        flat = shape[0] <= shape[1]
-        g = g + 0.95 * momentum
-        x = orthogonal(g if flat else tf.linalg.matrix_transpose(g))
-        x = (x if flat else tf.linalg.matrix_transpose(x)) * max(1.0, shape[1] / shape[0]) ** 0.5
+        g = g + 0.95 * momentum  # Nesterov: one step ahead
+        if shape[0] <= shape[1]:
+            x = orthogonal(g)
+        else:  # `orthogonal` wants m <= n
+            x = tf.linalg.matrix_transpose(orthogonal(tf.linalg.matrix_transpose(g)))
+        x = x * max(1.0, shape[1] / shape[0]) ** 0.5
         rate = self.recipe.muon * scale
         for i, name in enumerate(names):
             slots[i].assign(momentum[i])
@@ -82,6 +90,6 @@ class Optimiser:
 def schedule(recipe: Recipe) -> np.ndarray:
     """Share of the peak rate at every step (S,)."""
     done = (np.arange(recipe.steps) + 0.5) / recipe.steps
-    return np.minimum(done / max(recipe.warmup, 1e-9), (1 - done) / (1 - recipe.warmup)).astype(
-        np.float32
-    )
+    rising = done / max(recipe.warmup, 1e-9)
+    falling = (1 - done) / (1 - recipe.warmup)
+    return np.minimum(rising, falling).astype(np.float32)

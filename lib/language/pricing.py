@@ -10,15 +10,15 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from lib.language import causal, lstm
+from lib.language import causal, lstm, rivals
 from lib.language.symbols import Config
 
 CORES = {"attention": causal, "lstm": lstm}
 
 
 def network(config: Config):
-    """The room (causal or lstm) that builds and runs this configuration."""
-    return CORES[config.kind]
+    """The module that builds and runs this configuration."""
+    return rivals if isinstance(config, rivals.Rival) else CORES[config.kind]
 
 
 def nats_of(params, windows, config: Config, seed=None):
@@ -31,17 +31,18 @@ def windows_over(ids, before, length: int, stride: int):
     """Windows (K, T+1) whose last `stride` symbols tile the text; ValueError: fewer than T + 1 symbols in `before`."""
     if len(before) <= length:
         raise ValueError(f"pricing needs {length + 1} symbols before the text, found {len(before)}")
-    joined = np.concatenate([before[len(before) - length - 1 :], ids]).astype(np.int32)
-    ends = np.minimum(np.arange(stride, len(ids) + stride, stride), len(ids)) + length + 1
-    return np.stack([joined[end - length - 1 : end] for end in ends])
+    size = length + 1
+    joined = np.concatenate([before[len(before) - size :], ids]).astype(np.int32)
+    priced = np.arange(stride, len(ids) + stride, stride)  # symbols priced after each window
+    ends = np.minimum(priced, len(ids)) + size  # the last window ends with the text
+    return np.stack([joined[end - size : end] for end in ends])
 
 
 def _tile(rows, total: int, stride: int) -> np.ndarray:
     """Last `stride` prices of every window, laid side by side (N,)."""
-    rest = total - (len(rows) - 1) * stride
-    return np.concatenate([*(row[-stride:] for row in rows[:-1]), rows[-1][-rest:]]).astype(
-        np.float64
-    )
+    whole = [row[-stride:] for row in rows[:-1]]
+    rest = total - len(whole) * stride
+    return np.concatenate([*whole, rows[-1][-rest:]]).astype(np.float64)
 
 
 @functools.cache
@@ -52,14 +53,13 @@ def _pricer(config: Config):
 def prices(params, config: Config, ids, before, stride: int = 32, batch: int = 64) -> np.ndarray:
     """Price in nats (N,) of every symbol of a text, with at least T - stride symbols of context."""
     rows = windows_over(ids, before, config.context, stride)
-    padded = np.concatenate(
-        [rows, np.repeat(rows[-1:], -len(rows) % batch, axis=0)]
-    )  # one shape, one trace
+    missing = -len(rows) % batch
+    padded = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])  # one shape, one trace
     held = {name: tf.convert_to_tensor(a) for name, a in params.items()}
-    found = [
-        _pricer(config)(held, tf.constant(padded[i : i + batch])).numpy()
-        for i in range(0, len(rows), batch)
-    ]
+    price = _pricer(config)
+    found = []
+    for start in range(0, len(rows), batch):
+        found.append(price(held, tf.constant(padded[start : start + batch])).numpy())
     return _tile(np.concatenate(found)[: len(rows)], len(ids), stride)
 
 
@@ -71,39 +71,43 @@ def adaptive_prices(
     A weight moves by rate x gradient / (r + mean of r), r its root mean square gradient on windows `train` (K, T+1).
     """
     params = {name: tf.Variable(a) for name, a in arrays.items() if not name.startswith("frozen")}
-    scales, fixed = {n: tf.Variable(tf.zeros_like(v)) for n, v in params.items()}, arrays | params
+    scales = {name: tf.Variable(tf.zeros_like(v)) for name, v in params.items()}
+    everything = arrays | params
 
     def gradients(window):
+        """Prices (T,) of a window (1, T+1), and the gradient of its last `stride` by name."""
         with tf.GradientTape() as tape:
-            nats = nats_of(fixed, window, config)
+            nats = nats_of(everything, window, config)
             loss = tf.reduce_mean(nats[:, -stride:])
-        return nats[0], zip(
-            params,
-            map(tf.convert_to_tensor, tape.gradient(loss, list(params.values()))),
-            strict=True,
-        )
+        slopes = tape.gradient(loss, list(params.values()))
+        dense = [tf.convert_to_tensor(slope) for slope in slopes]
+        return nats[0], dict(zip(params, dense, strict=True))
 
     @tf.function(autograph=False)
     def measure(window):
-        for name, g in gradients(window)[1]:
-            scales[name].assign_add(tf.square(g) / len(train))
+        """Add the squares of a training window's gradient to the mean squares."""
+        _, slopes = gradients(window)
+        for name, slope in slopes.items():
+            scales[name].assign_add(tf.square(slope) / len(train))
 
     @tf.function(autograph=False, jit_compile=config.kind == "attention")
     def read(window):
-        nats, grads = gradients(window)
-        for name, g in grads:
-            params[name].assign_sub(scales[name] * g)
+        """Prices (T,) as they were before the step on them."""
+        nats, slopes = gradients(window)
+        for name, slope in slopes.items():
+            params[name].assign_sub(scales[name] * slope)
         return nats
 
     for row in train:
         measure(tf.constant(row[None]))
-    for scale in scales.values():
-        scale.assign(tf.math.divide_no_nan(rate, tf.sqrt(scale) + tf.reduce_mean(tf.sqrt(scale))))
+    for scale in scales.values():  # from mean squares to step sizes
+        root = tf.sqrt(scale)
+        scale.assign(tf.math.divide_no_nan(rate, root + tf.reduce_mean(root)))
     found = []
     for ids, before in texts:
         for name, variable in params.items():
             variable.assign(arrays[name])
-        windows = windows_over(ids, before, config.context, stride)
-        rows = [read(tf.constant(row[None])) for row in windows]
+        windows = windows_over(ids, before, config.context, stride)  # (K, T+1)
+        rows = [read(tf.constant(window[None])) for window in windows]
         found.append(_tile(np.stack(rows), len(ids), stride))
     return found

@@ -73,8 +73,10 @@ def dropper(rate: float, seed):
     def drop(x, rate=rate, whole: bool = False):
         if seed is None or rate == 0.0:
             return x
-        key = tf.stack([seed[0], seed[1] * 1009 + next(sites)])
-        keep = tf.random.stateless_uniform(tf.shape(x[..., :1] if whole else x), key) >= rate
+        site = next(sites)
+        key = tf.stack([seed[0], seed[1] * 1009 + site])  # 1009: more than a step has sites
+        judged = x[..., :1] if whole else x  # one draw for each of these
+        keep = tf.random.stateless_uniform(tf.shape(judged), key) >= rate
         return tf.where(keep, x / (1.0 - rate), tf.zeros((), x.dtype))
 
     return drop
@@ -82,10 +84,12 @@ def dropper(rate: float, seed):
 
 def gram_bucket(ids, n: int, buckets: int, vocab: int):
     """Bucket (B, T) of the last n symbols at each place; symbols before the window count as 0."""
-    ids, code = tf.cast(ids, tf.int64), 0
+    ids = tf.cast(ids, tf.int64)
+    length = tf.shape(ids)[1]
     padded = tf.pad(ids, [[0, 0], [n - 1, 0]])  # (B, n-1+T)
-    for k in range(n):
-        code = code * vocab + padded[:, k : k + tf.shape(ids)[1]]
+    code = 0
+    for k in range(n):  # from the oldest of the n symbols to the present one
+        code = code * vocab + padded[:, k : k + length]
     return tf.math.floormod(code, buckets)
 
 
@@ -93,11 +97,16 @@ def embed(params, ids, config: Config, drop=None):
     """(B, T) ids -> (B, T, D); `drop` (see `dropper`) forgets some n-gram vectors."""
     x = tf.gather(params["symbols"], ids)  # (B, T, D)
     for n, buckets in config.grams:
-        vectors = tf.gather(params[f"gram{n}"], gram_bucket(ids, n, buckets, config.vocab))
-        x += drop(vectors, config.gram_dropout, whole=True) if drop else vectors
+        places = gram_bucket(ids, n, buckets, config.vocab)  # (B, T)
+        vectors = tf.gather(params[f"gram{n}"], places)  # (B, T, D)
+        if drop:
+            vectors = drop(vectors, config.gram_dropout, whole=True)
+        x += vectors
     if "frozen_positions" in params:
-        x += tf.stop_gradient(tf.convert_to_tensor(params["frozen_positions"]))[: tf.shape(ids)[1]]
-    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + 1e-12)  # unit scale
+        table = tf.stop_gradient(tf.convert_to_tensor(params["frozen_positions"]))
+        x += table[: tf.shape(ids)[1]]
+    mean_square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
+    return x * tf.math.rsqrt(mean_square + 1e-12)  # unit scale
 
 
 def to_logits(params, x):

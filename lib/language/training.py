@@ -1,4 +1,4 @@
-"""One training loop for every network of this wing, its saved state, and the arms of notebooks 04 and 05.
+"""One training loop for every network of this study, its saved state, and the arms of notebooks 04 and 05.
 
 Runs are limited by steps, never by time, and repeat bit by bit on the same machine and number of threads.
 `python -m lib train language --arm attention --out FOLDER` trains one arm; `--text FILE` trains it on a text of
@@ -70,13 +70,13 @@ def fit(
     Raises:
         UserError: the loss is not finite, or the checkpoint is damaged or belongs to another run.
     """
-    optimiser, losses, scale = Optimiser(params, recipe), np.zeros(recipe.steps), schedule(recipe)
+    optimiser = Optimiser(params, recipe)
+    losses = np.zeros(recipe.steps)
+    scale = schedule(recipe)
     means = {n: tf.Variable(v) for n, v in params.items()} if recipe.average else {}
-    state = (
-        {f"param.{n}": v for n, v in params.items()}
-        | {f"mean.{n}": v for n, v in means.items()}
-        | optimiser.slots
-    )
+    state = {f"param.{n}": v for n, v in params.items()}
+    state |= {f"mean.{n}": v for n, v in means.items()}
+    state |= optimiser.slots
     done = 0
     if checkpoint:
         settings_of_run = [part for part in (config, recipe) if part is not None]
@@ -93,8 +93,11 @@ def fit(
             )
         if after_step:
             after_step(i + 1, float(losses[i]))
-        for n, mean in means.items() if (i + 1) % max(1, recipe.steps // 100) == 0 else ():
-            mean.assign_add((1 - recipe.average * (2 * i > recipe.steps)) * (params[n] - mean))
+        if means and (i + 1) % max(1, recipe.steps // 100) == 0:
+            # In the first half the mean follows the weights; then it forgets slowly.
+            share = 1 - recipe.average * (2 * i > recipe.steps)
+            for n, mean in means.items():
+                mean.assign_add(share * (params[n] - mean))
         if checkpoint and (i + 1) % every == 0:
             arrays = {n: v.numpy() for n, v in state.items()}
             arrays |= {"losses": losses, "done": np.array([i + 1])}
@@ -155,15 +158,15 @@ def arms(p: Language, vocab: int) -> dict[str, Arm]:
     grams = tuple(zip((2, 3), p.gram_buckets, strict=False))
     base = Config(
         vocab,
-        "attention",
-        p.width,
-        p.layers,
-        p.heads,
-        p.hidden,
-        p.context,
-        grams,
-        p.dropout,
-        p.gram_dropout,
+        kind="attention",
+        width=p.width,
+        layers=p.layers,
+        heads=p.heads,
+        hidden=p.hidden,
+        context=p.context,
+        grams=grams,
+        dropout=p.dropout,
+        gram_dropout=p.gram_dropout,
     )
     memory = replace(
         base, kind="lstm", layers=p.lstm_layers, hidden=p.lstm_hidden, dropout=p.lstm_dropout
@@ -189,8 +192,10 @@ def arms(p: Language, vocab: int) -> dict[str, Arm]:
         "no-positions": {"positions": "none"},
         "n-gram-inputs": {"grams": grams},
     }
-    race = ("attention", base, main), ("lstm", memory, replace(main, steps=p.lstm_steps))
-    found = {name: Arm(config, recipe, adapt=True) for name, config, recipe in race}
+    found = {
+        "attention": Arm(base, main, adapt=True),
+        "lstm": Arm(memory, replace(main, steps=p.lstm_steps), adapt=True),
+    }
     found |= {name: Arm(replace(small, **change), short) for name, change in switches.items()}
     found |= {f"only-{book}": Arm(small, short, (book,)) for book in BOOKS}
     return found | {"adam": Arm(small, replace(short, muon=0.0))}
@@ -203,6 +208,15 @@ def setup(threads: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def held_out(library: corpus.Corpus) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The parts that are priced, "book.part" -> (ids, what stands before): of books no arm reads the test part."""
+    texts = {}
+    for book in library.parts:
+        for part in ("test",) if book in FAR else ("val", "test"):
+            texts[f"{book}.{part}"] = (library.ids(book, part), library.before(book, part))
+    return texts
+
+
 def run_arm(
     arm: Arm, library: corpus.Corpus, p: Language, seed: int, folder: Path, keep: bool = True
 ) -> None:
@@ -212,31 +226,24 @@ def run_arm(
     streams = [library.ids(book, "train") for book in arm.books]
     windows = corpus.batches(streams, recipe.steps, recipe.batch, config.context, seed)
     checkpoint = settings.root() / "checkpoints" / f"language-{folder.name}.safetensors"
-    price = lambda params, rows, key: tf.reduce_mean(nats_of(params, rows, config, key))  # noqa: E731
-    compiled = (
-        config.kind == "attention" and recipe.steps >= 300
-    )  # compiling takes about 10 s, an LSTM gains nothing
-    losses = fit(params, price, recipe, windows, seed, compiled, checkpoint, config=config)
-    arrays, found = {name: v.numpy() for name, v in params.items()}, {"losses": losses}
-    sample = corpus.batches(streams, 100, 1, config.context, seed)[
-        :, 0
-    ]  # (100, T+1), for the scale of gradients
-    kept = [
-        (b, part)
-        for b in library.parts
-        for part in ("val", "test")
-        if b not in FAR or part == "test"
-    ]
-    texts = {f"{b}.{part}": (library.ids(b, part), library.before(b, part)) for b, part in kept}
-    found |= {name: prices(params, config, *text, stride=p.stride) for name, text in texts.items()}
+
+    def loss_of(params, rows, key):
+        return tf.reduce_mean(nats_of(params, rows, config, key))
+
+    # Compiling takes about 10 s; an LSTM gains nothing by it.
+    compiled = config.kind == "attention" and recipe.steps >= 300
+    losses = fit(params, loss_of, recipe, windows, seed, compiled, checkpoint, config=config)
+    arrays = {name: v.numpy() for name, v in params.items()}
+    found = {"losses": losses}
+    texts = held_out(library)
+    for name, (ids, before) in texts.items():
+        found[name] = prices(params, config, ids, before, stride=p.stride)
     if arm.adapt:
-        near = {
-            f"{name}.adaptive": text
-            for name, text in texts.items()
-            if name.split(".")[0] not in FAR
-        }
+        near = {name: text for name, text in texts.items() if name.split(".")[0] not in FAR}
+        sample = corpus.batches(streams, 100, 1, config.context, seed)[:, 0]  # (100, T+1)
         moved = adaptive_prices(arrays, config, near.values(), sample, p.adapt_rate, p.adapt_stride)
-        found |= dict(zip(near, moved, strict=True))
+        for name, nats in zip(near, moved, strict=True):
+            found[f"{name}.adaptive"] = nats
     if keep:  # half the file; read back as 32-bit floats
         small = {name: a.astype(np.float16) for name, a in arrays.items()}
         save_arrays(folder / "weights.safetensors", small, config, library.tokeniser.pieces)

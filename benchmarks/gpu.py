@@ -27,7 +27,7 @@ from lib.common.params import UserError
 from lib.mixture import denoiser, training, windows
 from lib.mixture.run import Run
 
-ARMS = ("ours", "unet")  # what attention is worth, at equal size, data and recipe
+ARMS = ("attentive", "residual")  # what attention is worth, at equal size, data and recipe
 SIGMA, NOISE_SEED = 0.2, 1234  # of the test images
 ANNOUNCED_DB = 25.12
 BLOCK, REACH, HEADS, WIDTH = 64, 2, 4, 128  # of the attention that is timed

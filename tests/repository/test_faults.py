@@ -36,7 +36,7 @@ GATHER = """
 import sys, time
 from pathlib import Path
 from lib.common import files, params
-from lib.tools import cli
+from lib.tools import cli, gather  # before privileges are dropped: Python itself may be closed then
 params.root = lambda: Path(sys.argv[1])
 """
 HANG_WHILE_WRITING = """

@@ -11,9 +11,9 @@ LEDGER = {claim.id: claim for claim in claims.load_ledger()}
 
 
 def recorded(name: str) -> float:
-    """What the claim's study recorded, in the sample where it measures the claim: the looks use what ships."""
+    """What the claim's study recorded, in the sample where it measures the claim: most looks use what ships."""
     metric = LEDGER[name].metric
-    if LEDGER[name].profile == "full":
+    if LOOKS[name].profile == "full":
         return BEST[metric]["value"]
     return SAMPLE.get(metric, BEST.get(metric))["value"]
 

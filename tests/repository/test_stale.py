@@ -112,12 +112,18 @@ def reads(command: str, section: str) -> bool:
     """Whether a stage's command says that it reads a section of params.yaml."""
     command, *words = shlex.split(command)[3:]
     if command == "execute":
-        own = {"03_moe_training": {"mixture"}}.get(words[0], set())  # its arms are of two sections
+        own = {"03_moe_training": {"mixture", "bank"}}.get(
+            words[0], set()
+        )  # arms of three sections
         return section in own | set(words[1 : words.index("--profile")])
     if command != "train":
         return False
     arm = words[words.index("--arm") + 1]
-    return section == ("announced" if arm.startswith("announced") else words[0])
+    if arm.startswith("announced"):
+        return section == "announced"
+    if arm.startswith(("weak_", "strong_", "static_")):
+        return section == "bank"
+    return section == words[0]
 
 
 def change(path, edit):

@@ -65,7 +65,8 @@ def committed(folder, name, where, output, value):
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), copy)
     run = {"profile": "sample", "seed": 0, "device": "cpu", "threads": 2, "code": "0" * 16}
     run |= {"processor": machine.processor() if where == HERE else "Another CPU 1/2/3"}
-    run |= {"python": sys.version.split()[0], "versions": {"numpy": machine.version("numpy")}}
+    versions = {package: machine.version(package) for package in ("numpy", "scipy")}
+    run |= {"python": sys.version.split()[0], "versions": versions}
     entry = {"value": value, "n": 4, "unit": "dB", "what": "gain", "band": BAND}
     record = {"study": name, "metrics": {"gain_db": entry}, "run": run}
     (copy.parent / "metrics.json").write_text(json.dumps(record))

@@ -206,7 +206,7 @@ def test_every_headline_number_says_what_it_is_and_has_n_and_the_announced_keys_
 def test_the_command(monkeypatch, project, capsys):
     monkeypatch.setattr(params, "root", lambda: project)
     assert cli.main(["gather", "sample"]) == 0
-    assert capsys.readouterr().out == "12 metrics\n"
+    assert capsys.readouterr().out == "15 metrics\n"
     (project / "claims.yaml").unlink()
     assert cli.main(["gather", "sample"]) == 2
     told = capsys.readouterr()

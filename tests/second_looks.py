@@ -310,8 +310,14 @@ def prices(folder: str) -> dict[str, np.ndarray]:
 def more_bits(folder: str, than: str, *books: str) -> float:
     """What one network pays more than another, in bits for each character of the test parts."""
     one, other = prices(folder), prices(than)
-    nats = sum(float(one[f"{book}.test"].sum() - other[f"{book}.test"].sum()) for book in books)
-    return nats / math.log(2) / sum(len(one[f"{book}.test"]) for book in books)
+    nats = 0.0
+    characters = 0
+    for book in books:
+        part = f"{book}.test"
+        nats += float(one[part].sum() - other[part].sum())
+        characters += len(one[part])
+    bits = nats / math.log(2)
+    return bits / characters
 
 
 @look("language-beats-lstm", within=1e-3)
